@@ -1,0 +1,62 @@
+# Two commands on a fresh machine: `make train` and `make test`. They need python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-full check doctest bench clean
+
+help:
+	@echo "make train      install clearloop in $(VENV) and train the digit classifier on the embedded data"
+	@echo "make test       formatting, types, doctests and the quick tests"
+	@echo "make test-full  the same with every test, the slow ones too"
+	@echo "make bench      the benchmarks; ARGS=... chooses among them"
+	@echo "make clean      remove what was built; runs/ and data stay"
+
+train: $(VENV)/.installed
+	$(BIN)/clearloop train mnist
+
+test: $(VENV)/.installed-test check doctest
+	$(BIN)/python -m pytest -q -m "not slow and not cuda"
+
+test-full: $(VENV)/.installed-test check doctest
+	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
+	then $(BIN)/python -m pytest -q; else $(BIN)/python -m pytest -q -m "not cuda"; fi
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# In a process of its own: importing every module must not colour the tests.
+doctest: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q --doctest-modules src
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and by its exact pin: resolving a range could fetch several large builds.
+# setuptools is there for the editable install, which then needs no build environment of its own.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(INSTALL) torch setuptools
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# Some systems ship venv without ensurepip: there the system's pip puts a pip into the new environment.
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'clearloop needs Python 3.11 or newer, got ' + sys.version.split()[0] + '; say which to use: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	&& $(PYTHON) -m pip --python $@ install --quiet pip; }

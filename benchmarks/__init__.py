@@ -1,0 +1,1 @@
+"""Measurements of clearloop; `python -m benchmarks` runs them all, a name runs one."""

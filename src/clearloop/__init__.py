@@ -1,0 +1,115 @@
+"""clearloop: mini-batch training for PyTorch that you can see through.
+
+Names are imported when they are first used, so that `import clearloop` and `clearloop --help` cost next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clearloop import models as models
+    from clearloop.callback import Callback as Callback
+    from clearloop.callbacks.checkpoints import Checkpoints as Checkpoints
+    from clearloop.callbacks.early_stopping import EarlyStopping as EarlyStopping
+    from clearloop.callbacks.ema import EMA as EMA
+    from clearloop.callbacks.progress import Progress as Progress
+    from clearloop.data.dataset import Dataset as Dataset
+    from clearloop.data.dataset import Subset as Subset
+    from clearloop.data.dataset import TensorDataset as TensorDataset
+    from clearloop.data.dataset import random_split as random_split
+    from clearloop.data.idx import read_idx as read_idx
+    from clearloop.data.loader import DataLoader as DataLoader
+    from clearloop.data.loaders import DataLoaders as DataLoaders
+    from clearloop.data.loaders import get_dls as get_dls
+    from clearloop.data.mnist import get_data as get_data
+    from clearloop.data.mnist import mnist as mnist
+    from clearloop.errors import CheckpointError as CheckpointError
+    from clearloop.errors import ClearloopError as ClearloopError
+    from clearloop.errors import ConfigError as ConfigError
+    from clearloop.errors import DataError as DataError
+    from clearloop.errors import EjectError as EjectError
+    from clearloop.errors import ModelError as ModelError
+    from clearloop.errors import NonFiniteError as NonFiniteError
+    from clearloop.errors import RunError as RunError
+    from clearloop.errors import StorageError as StorageError
+    from clearloop.history import History as History
+    from clearloop.learner import Learner as Learner
+    from clearloop.losses import mnist_loss as mnist_loss
+    from clearloop.losses import soft_cross_entropy as soft_cross_entropy
+    from clearloop.metrics import Metric as Metric
+    from clearloop.metrics import accuracy as accuracy
+    from clearloop.metrics import error_rate as error_rate
+    from clearloop.metrics import mae as mae
+    from clearloop.metrics import mse as mse
+    from clearloop.metrics import r2_score as r2_score
+    from clearloop.metrics import rmse as rmse
+    from clearloop.metrics import top_k_accuracy as top_k_accuracy
+    from clearloop.predictor import Predictor as Predictor
+    from clearloop.rungs.fit import fit as fit
+    from clearloop.schedules import TorchSchedule as TorchSchedule
+    from clearloop.schedules import constant as constant
+    from clearloop.schedules import cosine as cosine
+    from clearloop.schedules import one_cycle as one_cycle
+
+_HOME = {  # where each public name lives
+    "Callback": "callback",
+    "CheckpointError": "errors",
+    "Checkpoints": "callbacks.checkpoints",
+    "ClearloopError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "DataLoader": "data.loader",
+    "DataLoaders": "data.loaders",
+    "Dataset": "data.dataset",
+    "EMA": "callbacks.ema",
+    "EarlyStopping": "callbacks.early_stopping",
+    "EjectError": "errors",
+    "History": "history",
+    "Learner": "learner",
+    "Metric": "metrics",
+    "ModelError": "errors",
+    "NonFiniteError": "errors",
+    "Predictor": "predictor",
+    "Progress": "callbacks.progress",
+    "RunError": "errors",
+    "StorageError": "errors",
+    "Subset": "data.dataset",
+    "TensorDataset": "data.dataset",
+    "TorchSchedule": "schedules",
+    "accuracy": "metrics",
+    "constant": "schedules",
+    "cosine": "schedules",
+    "error_rate": "metrics",
+    "fit": "rungs.fit",
+    "get_data": "data.mnist",
+    "get_dls": "data.loaders",
+    "mae": "metrics",
+    "mnist": "data.mnist",
+    "mnist_loss": "losses",
+    "models": "models",
+    "mse": "metrics",
+    "one_cycle": "schedules",
+    "r2_score": "metrics",
+    "random_split": "data.dataset",
+    "read_idx": "data.idx",
+    "rmse": "metrics",
+    "soft_cross_entropy": "losses",
+    "top_k_accuracy": "metrics",
+}
+
+__all__ = sorted(_HOME)  # sorted by construction
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'clearloop' has no attribute {name!r}")
+    module = import_module(f"clearloop.{_HOME[name]}")
+    value = module if name == "models" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

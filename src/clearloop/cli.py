@@ -1,0 +1,566 @@
+"""The command line: thin. It parses, sets threads before torch is loaded, builds the parts, and calls them.
+
+Nothing here is imported before a command needs it, so that `clearloop --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clearloop.errors import ClearloopError, ConfigError, NonFiniteError, RunError
+
+if TYPE_CHECKING:
+    from clearloop.data.loaders import DataLoaders
+    from clearloop.learner import Learner
+    from clearloop.predictor import Predictor
+    from clearloop.rundir import RunDirectory
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Model(StrEnum):
+    """Models by name."""
+
+    auto = "auto"
+    linear = "linear"
+    mlp = "mlp"
+    cnn = "cnn"
+
+
+class Optimizer(StrEnum):
+    """Optimizers by name; momentum is SGD with momentum 0.9 unless --momentum says otherwise."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    adam = "adam"
+    adamw = "adamw"
+
+
+class Shape(StrEnum):
+    """Learning-rate schedules by name."""
+
+    constant = "constant"
+    one_cycle = "one-cycle"
+    cosine = "cosine"
+
+
+class Precision(StrEnum):
+    """Precisions of the forward pass."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Data = Annotated[str, typer.Argument(help="mnist, a folder of IDX files, or an .npz file with arrays x and y")]
+Run = Annotated[Path, typer.Argument(help="a run's folder, such as runs/mnist-1")]
+RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="the run's folder; runs/NAME-1, -2, … if left out")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; they decide speed and the last bits")]
+Seed = Annotated[int, typer.Option(min=0, help="of weights, batch order and dropout")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="samples a batch")]
+Hidden = Annotated[str, typer.Option(help="mlp: widths of the hidden layers; cnn: feature maps. 64 or 16,32,64")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")]
+Valid = Annotated[float | None, typer.Option(help="share or number of training samples to hold out for validation")]
+
+
+@app.command()
+def train(
+    data: Data,
+    model: Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")] = Model.auto,
+    hidden: Hidden = "",
+    epochs: Annotated[int, typer.Option("--epochs", "-n", help="passes over the training data")] = 4,
+    lr: Annotated[
+        float | None, typer.Option(help="the largest learning rate; 0.01 for cnn, 0.003 else; sgd 0.1")
+    ] = None,
+    batch_size: BatchSize = 128,
+    opt: Annotated[Optimizer, typer.Option(help="the optimizer")] = Optimizer.adamw,
+    schedule: Annotated[Shape, typer.Option(help="of the learning rate")] = Shape.one_cycle,
+    one_cycle: Annotated[bool, typer.Option("--one-cycle", help="the same as --schedule one-cycle")] = False,
+    weight_decay: Annotated[float | None, typer.Option(help="the optimizer's; its own default if left out")] = None,
+    momentum: Annotated[float | None, typer.Option(help="of sgd and momentum")] = None,
+    dropout: Annotated[float | None, typer.Option(help="mlp only")] = None,
+    clip: Annotated[float | None, typer.Option(help="largest norm of the gradients")] = None,
+    accumulate: Annotated[int, typer.Option(help="batches a step")] = 1,
+    ema: Annotated[float | None, typer.Option(help="average the weights with this decay, such as 0.99")] = None,
+    patience: Annotated[int | None, typer.Option(help="stop after so many epochs without a better valid_loss")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="of the forward pass (autocast)")] = None,
+    seed: Seed = 0,
+    valid: Valid = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    out: RunFolder = None,
+    every: Annotated[str, typer.Option(help="save every so many seconds (60s) or steps (100)")] = "60s",
+    keep: Annotated[int, typer.Option(help="newest checkpoints to keep, besides the best")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model and save the run: weights, history, checkpoints, plots, predictor."""
+    kind = pick_model(model, data)
+    set_threads(threads, default=2 if kind is Model.cnn else 1)
+    schedule = Shape.one_cycle if one_cycle else schedule
+    from clearloop.callbacks.checkpoints import Checkpoints
+    from clearloop.preflight import check_options
+
+    dls = open_data(data, batch_size, seed, valid)
+    checks = Checkpoints(out or "runs", every, keep)  # the folder is made when all else is known to be right
+    learn = make_learner(
+        dls, kind, hidden, dropout, opt, weight_decay, momentum, seed, device,
+        clip=clip, accumulate=accumulate, precision=precision.value if precision else None,
+        cbs=[*make_callbacks(ema, patience), checks],
+    )  # fmt: skip
+    lr = default_lr(kind, opt) if lr is None else lr
+    check_options(learn.model, lr, clip, accumulate, epochs)
+    planned = make_schedule(schedule, lr, epochs * learn.steps_per_epoch)
+    learn.prepared()  # looks at model, loss and data together
+    with new_run(out, data, learn) as run:
+        checks.path = run.path
+        run_and_report(learn, lambda: learn.fit(epochs, lr, schedule=planned, quiet=True), quiet)
+
+
+@app.command()
+def resume(
+    run: Run,
+    threads: Threads = None,
+    every: Annotated[str | None, typer.Option(help="save every so many seconds (60s) or steps (100)")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with an interrupted run, from its newest good checkpoint, to the bit."""
+    from clearloop.rundir import RunDirectory
+
+    recorded = RunDirectory.open(run).read_recipe().get("threads")
+    set_threads(threads, default=recorded if isinstance(recorded, int) and recorded > 0 else 1)
+    from clearloop.callbacks.checkpoints import Checkpoints
+    from clearloop.learner import Learner
+
+    learn = quietly_warned(lambda: Learner.load(run))
+    if threads is not None:
+        learn.threads = threads
+    own = [callback for callback in learn.cbs if isinstance(callback, Checkpoints)]
+    if every is not None or not own:
+        former = own[0] if own else Checkpoints(run)
+        again = Checkpoints(run, every if every is not None else former.every, former.keep, former.monitor)
+        again.load_state_dict(former.state_dict())
+        learn.cbs = [callback for callback in learn.cbs if callback not in own] + [again]
+    if learn.plans and learn.epoch >= learn.plan["last_epoch"]:
+        assert learn.run is not None
+        with learn.run.run.lock():  # which sweeps what a process left that was killed at the very end
+            draw_curves(learn)
+        say(f"{run} has finished: {learn.epoch} epochs, {learn.history.steps} steps; nothing to do")
+        return
+    say(f"{run}: going on at epoch {learn.epoch}, step {learn.step} of {learn.steps_per_epoch}", quiet)
+    run_and_report(learn, lambda: learn.resume(quiet=True), quiet)
+
+
+@app.command()
+def predict(
+    run: Run,
+    items: Annotated[list[Path], typer.Argument(help="picture files, or .npy and .npz files with one item or many")],
+    dark_on_light: Annotated[bool, typer.Option("--dark-on-light", help="ink on paper: invert the picture")] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="cut the picture to its ink and centre it, as MNIST's were")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """Predict new items with a run's model: class and probabilities, or values."""
+    from clearloop.predictor import Predictor
+
+    predictor = Predictor.load(run)
+    for path in items:
+        for name, item in items_in(path, predictor):
+            prediction = predictor(item, dark_on_light=dark_on_light, crop=crop)
+            if as_json:
+                probabilities = prediction.probabilities
+                values = {"item": name, "label": prediction.label, "values": prediction.values.flatten().tolist()}
+                values["probabilities"] = None if probabilities is None else probabilities.flatten().tolist()
+                print(json.dumps(values))
+            else:
+                print(f"{name}: {prediction}")
+
+
+@app.command()
+def runs(folder: Annotated[Path, typer.Argument(help="where the runs are")] = Path("runs")) -> None:
+    """List the runs of a folder: model, data, best metric, when, state."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from clearloop.rundir import RunDirectory
+
+    found = sorted(path.parent for path in folder.glob("*/recipe.json")) if folder.is_dir() else []
+    if not found:
+        raise ConfigError(f"no runs in {folder}; `clearloop train mnist` makes one")
+    table = Table(
+        "run", "model", "data", "epochs", "valid_loss", "metrics", "changed", "state", box=None, pad_edge=False
+    )
+    for path in found:
+        row = RunDirectory.open(path).summary()
+        metrics = ", ".join(f"{name} {float(value):.4f}" for name, value in row["metrics"].items())
+        loss = "" if row["valid_loss"] is None else f"{float(row['valid_loss']):.4f}"
+        changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["modified"]))
+        done = 0 if row["epoch"] is None else row["epoch"] + 1
+        epochs = f"{done}" if row["epochs_planned"] is None else f"{done}/{row['epochs_planned']}"
+        cells = (row["name"], short(row["model"]), short(row["data"]), epochs, loss, metrics, changed, row["state"])
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # as text: names are not to be taken for markup
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+
+
+@app.command("lr-find")
+def lr_find(
+    data: Data,
+    model: Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")] = Model.auto,
+    hidden: Hidden = "",
+    batch_size: BatchSize = 128,
+    opt: Annotated[Optimizer, typer.Option(help="the optimizer")] = Optimizer.adamw,
+    seed: Seed = 0,
+    valid: Valid = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    steps: Annotated[int, typer.Option(min=10, help="learning rates to try, one a step")] = 100,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the picture")] = Path("lr_find.png"),
+) -> None:
+    """Try learning rates from small to large and suggest one to begin with."""
+    kind = pick_model(model, data)
+    set_threads(threads, default=2 if kind is Model.cnn else 1)
+    dls = open_data(data, batch_size, seed, valid)
+    learn = make_learner(dls, kind, hidden, None, opt, None, None, seed, device)
+    found = learn.lr_find(steps=steps)
+    print(f"suggested learning rate: {found.suggestion:.2g}")
+    try:
+        found.plot(out)
+    except ValueError as error:  # a suffix that is no format of pictures
+        raise ConfigError(f"the curve cannot be written to {out}: {error}") from None
+    print(f"the curve is in {out}")
+
+
+@app.command()
+def eject(
+    run: Run,
+    rung: Annotated[int, typer.Option(help="level of abstraction")] = 7,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="write the program here, not to the screen")] = None,
+) -> None:
+    """Print a run as one plain PyTorch program without clearloop in it."""
+    from clearloop.eject import eject as eject_run
+
+    program = eject_run(run, rung)
+    if out is not None:
+        program.write(out)
+        say(f"wrote {out}")
+        return
+    if program.weights is not None:
+        raise ConfigError(
+            "the run's first weights came from outside, and go into a file beside the program: use --out FILE.py"
+        )
+    sys.stdout.write(program.text)
+
+
+@app.command()
+def verify(run: Run, rung: Annotated[int, typer.Option(help="level of abstraction")] = 7) -> None:
+    """Run the ejected program where clearloop cannot be imported, and compare every number with the run's."""
+    from clearloop.verify import verify as verify_run
+
+    comparisons = verify_run(run, rung)
+    for comparison in comparisons:
+        mark = "same" if comparison.same else f"DIFFERS: the program has {comparison.program}"
+        print(f"{comparison.what:28} {comparison.run:64} {mark}")
+    if not all(comparison.same for comparison in comparisons):
+        raise typer.Exit(1)
+    print("the program and the run agree to the bit")
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def set_threads(threads: int | None, default: int) -> None:
+    """Fix the number of threads before torch is loaded: it decides speed, and bits."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    count = threads or (int(given) if given.isdigit() and int(given) > 0 else min(default, os.cpu_count() or 1))
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait long by spinning starve on a busy machine
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def pick_model(model: Model, data: str) -> Model:
+    """The model that `auto` stands for: cnn unless the data are an .npz file."""
+    if model is not Model.auto:
+        return model
+    return Model.mlp if data.endswith(".npz") else Model.cnn
+
+
+def open_data(data: str, batch_size: int, seed: int, valid: float | None) -> DataLoaders:
+    """The loaders for a DATA argument. Raises DataError for what is not there or not readable."""
+    from clearloop.data.loaders import DataLoaders
+    from clearloop.errors import DataError
+
+    if seed >= 2**63:
+        raise ConfigError(f"--seed must be below 2**63, got {seed}")
+    if valid is not None and not 0 < valid < 1 and not (valid >= 1 and valid.is_integer()):
+        raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {valid:g}")
+    held = int(valid) if valid is not None and valid >= 1 else valid
+    path = Path(data)
+    if data == "mnist":
+        if held is not None:
+            raise ConfigError("mnist has its own validation set of 10,000 images: leave out --valid")
+        return DataLoaders.mnist(batch_size, seed=seed)
+    if path.is_dir():
+        return DataLoaders.idx(str(path.resolve()), batch_size, seed=seed, valid=held)
+    if path.is_file() and path.suffix == ".npz":
+        return DataLoaders.npz(str(path.resolve()), batch_size, seed=seed, valid=held)
+    if path.exists():
+        raise DataError(f"{data}: expected mnist, a folder of IDX files, or an .npz file")
+    raise DataError(f"{data}: no such file or folder; expected mnist, a folder of IDX files, or an .npz file")
+
+
+def make_learner(
+    dls: DataLoaders,
+    kind: Model,
+    hidden: str,
+    dropout: float | None,
+    opt: Optimizer,
+    weight_decay: float | None,
+    momentum: float | None,
+    seed: int,
+    device: str,
+    **options: Any,
+) -> Learner:
+    """The Learner of a command's options; its weights come from the seed."""
+    import torch
+    import torch.nn.functional as F
+
+    from clearloop.learner import Learner
+    from clearloop.metrics import accuracy, r2_score
+
+    inputs, targets = next(iter(dls.train.batches(0)))[:2]
+    outputs = len(dls.classes) if dls.classes is not None else targets[0].numel()
+    torch.manual_seed(seed)
+    model = make_model(kind, inputs, outputs, hidden, dropout)
+    classes = dls.classes is not None
+    return Learner(
+        dls, model, F.cross_entropy if classes else F.mse_loss, make_optimizer(opt, weight_decay, momentum),
+        metrics=accuracy if classes else r2_score, seed=seed, device=device, **options,
+    )  # fmt: skip
+
+
+def make_model(kind: Model, inputs: Any, outputs: int, hidden: str, dropout: float | None) -> Any:
+    """A model from its name, for a batch of inputs."""
+    from clearloop import models
+
+    try:
+        widths = [int(width) for width in hidden.split(",")] if hidden else []
+    except ValueError:
+        raise ConfigError(f"--hidden takes whole numbers such as 64 or 16,32,64, got {hidden!r}") from None
+    if dropout is not None and kind is not Model.mlp:
+        raise ConfigError(f"--dropout is for --model mlp, got --model {kind}")
+    if widths and kind is Model.linear:
+        raise ConfigError("--hidden is for --model mlp and cnn: a linear model has no hidden layer")
+    values = inputs[0].numel()
+    if kind is Model.linear:
+        return models.linear(values, outputs)
+    if kind is Model.mlp:
+        options = {} if dropout is None else {"dropout": dropout}
+        return models.mlp(values, *(widths or [64]), outputs, **options)
+    if inputs.ndim != 4 or inputs.shape[2] != inputs.shape[3]:
+        raise ConfigError(
+            f"--model cnn needs square images, got inputs of shape {tuple(inputs.shape[1:])}; use --model mlp"
+        )
+    return models.cnn(outputs, inputs.shape[1], tuple(widths) or (16, 32, 64), inputs.shape[2])
+
+
+def make_optimizer(opt: Optimizer, weight_decay: float | None, momentum: float | None) -> Callable[..., Any]:
+    """An optimizer class of torch's, with the options that were given."""
+    from functools import partial
+
+    import torch
+
+    if momentum is not None and opt in (Optimizer.adam, Optimizer.adamw):
+        raise ConfigError(f"--momentum is for sgd, got --opt {opt}")
+    for name, value in (("--weight-decay", weight_decay), ("--momentum", momentum)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
+    options: dict[str, Any] = {} if weight_decay is None else {"weight_decay": weight_decay}
+    if opt is Optimizer.momentum or momentum is not None:
+        options["momentum"] = 0.9 if momentum is None else momentum
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    made: Any = classes.get(opt.value, torch.optim.SGD)
+    return partial(made, **options) if options else made
+
+
+def make_callbacks(ema: float | None, patience: int | None) -> list[Any]:
+    """Averaged weights and early stopping, if they are asked for."""
+    from clearloop.callbacks.early_stopping import EarlyStopping
+    from clearloop.callbacks.ema import EMA
+
+    return [
+        *([EMA(ema)] if ema is not None else []),
+        *([EarlyStopping(patience=patience)] if patience is not None else []),
+    ]
+
+
+def default_lr(kind: Model, opt: Optimizer) -> float:
+    """A learning rate to begin with."""
+    if opt in (Optimizer.sgd, Optimizer.momentum):
+        return 0.1
+    return 0.01 if kind is Model.cnn else 0.003
+
+
+def make_schedule(shape: Shape, lr: float, total_steps: int) -> Any:
+    """The schedule over all steps of the run, or None for a constant learning rate."""
+    from clearloop import schedules
+
+    if shape is Shape.one_cycle:
+        return schedules.one_cycle(lr, total_steps)
+    return schedules.cosine(lr, total_steps) if shape is Shape.cosine else None
+
+
+@contextlib.contextmanager
+def new_run(out: Path | None, data: str, learn: Learner) -> Iterator[RunDirectory]:
+    """A new folder, `out` or runs/NAME-1, -2, …; it goes again where an error comes before the first step."""
+    from clearloop.rundir import RunDirectory
+
+    there = out is not None and out.exists()
+    name = re.sub(r"[^\w.-]+", "-", "mnist" if data == "mnist" else Path(data).resolve().stem).strip("-.") or "run"
+    run = RunDirectory.numbered("runs", name) if out is None else RunDirectory.create(out)
+    try:
+        yield run
+    except (ClearloopError, OSError):
+        with contextlib.suppress(RunError), run.lock():  # not where another process has begun the same folder
+            if not learn.history.steps and not run.checkpoints():
+                for path in [*run.path.iterdir()] if there else [run.path]:  # it was empty: all in it is ours
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        raise
+
+
+def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> None:
+    """Train, with the table on the screen and in the run's log; draw the curves, also when it is interrupted."""
+    from clearloop.callbacks.progress import Progress
+
+    waiting: list[str] = []  # the table's header comes before the run's folder is opened
+
+    def log(line: str) -> None:
+        waiting.append(line)
+        while waiting and learn.run is not None:
+            learn.run.run.log(waiting.pop(0))
+
+    learn.cbs.append(Progress(io.StringIO() if quiet else None, log))
+    try:
+        quietly_warned(work)
+    except ClearloopError as error:
+        log(f"error: {one_line(error)}")
+        raise
+    finally:
+        draw_curves(learn)
+    assert learn.run is not None
+    last = learn.history.epochs[-1]
+    if learn.stop_reason:
+        say(f"stopped early: {learn.stop_reason}")
+        log(f"stopped early: {learn.stop_reason}")
+    numbers = {"train_loss": last.train_loss, "valid_loss": last.valid_loss, **last.metrics}
+    say("  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None))
+    say(f"saved in {learn.run.path}; next: clearloop predict {learn.run.path} {example(learn)}", quiet)
+
+
+def draw_curves(learn: Learner) -> None:
+    """plots/loss.png in the run's folder; a disk that refuses it is no reason to lose the error before."""
+    if learn.run is None or not learn.history.losses:
+        return
+    try:
+        learn.plot_loss(learn.run.path / "plots" / "loss.png")
+    except OSError as error:
+        print(f"note: the curves are not drawn ({error})", file=sys.stderr)
+
+
+def example(learn: Learner) -> str:
+    """What a model of this run takes."""
+    return "ITEMS.npy" if learn.dls.image_size is None else "PICTURE.png"
+
+
+def quietly_warned(work: Callable[[], Any]) -> Any:
+    """Run `work`; its warnings become single lines without a source position."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest: print(f"note: {message}", file=sys.stderr)
+        return work()
+
+
+def items_in(path: Path, predictor: Predictor) -> Any:
+    """(name, item) for a picture or an array file with one item, or for each row of one with many."""
+    from clearloop.data.arrays import read_npy, read_npz
+    from clearloop.errors import DataError
+
+    if path.suffix not in (".npy", ".npz"):
+        yield str(path), path
+        return
+    arrays = {"x": read_npy(path)} if path.suffix == ".npy" else read_npz(path)
+    if "x" not in arrays:
+        raise DataError(f"{path}: expected an array named x, got {sorted(arrays)}")
+    array, size = arrays["x"], predictor.image_size
+    if size is None:
+        one = array.ndim <= len(predictor.input_shape)
+    else:  # flat pixels, a grey picture or one in colour; rows of flat pixels are many
+        one = array.ndim < 2 or array.ndim == 2 and array.shape[1] != size[0] * size[1]
+        one = one or array.ndim == 3 and array.shape[2] in (3, 4)
+    yield from [(str(path), array)] if one else ((f"{path}[{row}]", item) for row, item in enumerate(array))
+
+
+def short(description: Any) -> str:
+    """A component of a recipe in a few words."""
+    if not isinstance(description, dict):
+        return "?"
+    name = str(description.get("path", description.get("name", "?"))).split(":")[-1].split(".")[-1]
+    arguments = ", ".join(str(argument) for argument in description.get("args", []) if not isinstance(argument, str))
+    return f"{name}({arguments})" if arguments else name
+
+
+def say(line: str, quiet: bool = False) -> None:
+    """Print a line, unless told to be quiet."""
+    if not quiet:
+        print(line, flush=True)
+
+
+def main() -> None:
+    """The entry point: errors that the library raises on purpose become one line, and an exit code.
+
+    2: input that cannot work; 1: training or a comparison failed; 130 and 143: stopped by Ctrl-C and SIGTERM.
+    """
+    try:
+        app()
+    except NonFiniteError as error:
+        fail(error, 1)
+    except (ClearloopError, OSError) as error:
+        fail(error, 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(error: Exception, code: int) -> None:
+    """Print an error as one line and leave."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks and control codes."""
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text: str) -> str:
+    """Text without control codes, which names in files may hold."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+if __name__ == "__main__":
+    main()

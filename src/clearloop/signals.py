@@ -1,0 +1,89 @@
+"""Ctrl-C and SIGTERM at a safe moment: never in the middle of an optimizer step or of a save."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_S = 1.0  # a second signal so soon says the same as the first: a key pressed twice, a wrapper that passes it on
+
+
+class Interrupts:
+    """While installed, a signal that comes inside `held()` waits for its end; elsewhere it acts at once.
+
+    SIGINT becomes KeyboardInterrupt, SIGTERM becomes SystemExit(143). Another signal, once the first has waited for a
+    second, waits no longer, unless it comes inside `held(firmly=True)`, where runs are saved. Outside the main thread
+    nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: int | None = None
+        self.depth = 0
+        self.firm = 0
+        self._came = -math.inf  # when the first signal of the present series came
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle signals for a block, then put the former handlers back."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        if self.depth == 0:
+            self.waiting, self._came = None, -math.inf  # of a former block
+        former: dict[int, Any] = {number: signal.signal(number, self._handle) for number in HANDLED}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self, firmly: bool = False) -> Iterator[None]:
+        """Let the block finish first."""
+        before = self.depth, self.firm
+        self.firm += firmly
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth, self.firm = before
+        self._act()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Inside one `held()`, let signals act at once again for a block; inside several, change nothing."""
+        before = self.depth, self.firm
+        try:
+            if self.depth == 1:
+                self.depth, self.firm = 0, 0
+                self._act()
+            yield
+        finally:
+            self.depth, self.firm = before
+
+    def _act(self) -> None:
+        if self.depth == 0 and self.waiting is not None:
+            number, self.waiting = self.waiting, None
+            raise interruption(number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = time.monotonic() - self._came < PATIENCE_S
+        if not again:
+            self._came = time.monotonic()
+        if self.firm or self.depth and (again or self.waiting is None):
+            self.waiting = self.waiting or number
+        elif not again:
+            self.waiting = None
+            raise interruption(number)
+
+
+def interruption(number: int) -> BaseException:
+    """The exception that a signal turns into."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
