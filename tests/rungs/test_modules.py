@@ -74,3 +74,13 @@ def test_modules_nest() -> None:
 def test_a_module_without_forward_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Module must define forward"):
         modules.Module()(torch.zeros(1))
+
+
+def test_relu_has_the_values_and_gradients_of_torch_also_at_zero_and_at_the_extremes() -> None:
+    ours = torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, torch.inf], requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    assert torch.equal(modules.ReLU()(ours), theirs.relu())
+    modules.ReLU()(ours).sum().backward()
+    theirs.relu().sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+    assert modules.ReLU()(torch.tensor(torch.nan)).isnan()  # what is lost is not hidden

@@ -41,8 +41,10 @@ class Sampler:
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        shuffled = self.seed is not None
-        order = shuffled_order(self.samples, self.seed or 0, self.epoch) if shuffled else torch.arange(self.samples)
+        if self.seed is None:
+            order = torch.arange(self.samples)
+        else:
+            order = shuffled_order(self.samples, self.seed, self.epoch)
         self.epoch += 1
         yield from order.split(self.batch_size)
 
