@@ -1,7 +1,6 @@
 import ast
 import dataclasses
 import functools
-import hashlib
 import json
 import shutil
 import sys
@@ -12,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import load_file
 from torch import nn
 
 import clearloop as cl
 from clearloop import cli, models, schedules
-from clearloop.eject import eject, value_text
+from clearloop.eject import eject
 from clearloop.errors import EjectError, RunError
 from clearloop.metrics import Metric, correct, ratio
-from clearloop.printer import WIDTH
+from clearloop.printing.expressions import value_text
+from clearloop.printing.printer import WIDTH
 from clearloop.rundir import RunDirectory
+from clearloop.verify import verify
 from cli_tools import clearloop, process, write_idx
+from eject_tools import fitted, printed_by, run_programs
 
 PACKAGE = Path(cl.__file__).parent
 COMMANDS = {  # by what they show: options of `clearloop train`
@@ -58,77 +59,6 @@ def data(tmp_path_factory):
     flat = images.reshape(400, -1) / 255
     np.savez(folder / "split.npz", x_train=flat[:300], y_train=labels[:300], x_valid=flat[300:], y_valid=labels[300:])
     return folder
-
-
-def sha256_of(run):
-    """SHA-256 over the weights in the newest checkpoint, by name: computed here, not by the library."""
-    newest = max((run / "checkpoints").glob("step-*"))
-    digest = hashlib.sha256()
-    for name, array in sorted(load_file(newest / "model.safetensors").items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def printed_by(run):
-    """What the ejected program has to print: the run's own losses and metrics, and the hash of its weights."""
-    records = map(json.loads, (run / "history.jsonl").read_text().splitlines())
-    lines = []
-    for record in (record for record in records if record["kind"] == "epoch"):
-        values = {"train_loss": record["train_loss"], "valid_loss": record["valid_loss"], **record["metrics"]}
-        lines.append("  ".join([f"epoch {record['epoch']}", *(f"{name} {value!r}" for name, value in values.items())]))
-    return [*lines, f"sha256 {sha256_of(run)}"]
-
-
-RUNNER = """
-import contextlib, io, json, os, runpy, sys, traceback, warnings
-
-found = {}
-for program, *arguments in json.load(sys.stdin):
-    sys.argv, out = [program, *arguments], io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        compile(open(program).read(), program, "exec")
-    try:
-        with contextlib.redirect_stdout(out):
-            runpy.run_path(program, run_name="__main__")
-    except BaseException:
-        out.write(traceback.format_exc())
-    found[" ".join(sys.argv)] = out.getvalue().splitlines()
-assert not any(name.split(".")[0] == "clearloop" for name in sys.modules)
-json.dump(found, sys.stdout)
-"""
-
-
-def run_programs(commands, folder):
-    """What each program prints, all in one process in which clearloop cannot be imported."""
-    (folder / "clearloop.py").write_text('raise ImportError("not here")\n')
-    runner = folder / "runner.py"
-    runner.write_text(RUNNER)
-    commands = [[*map(str, command)] for command in commands]
-    done = process(runner, input=json.dumps(commands), cwd=folder, env={"PYTHONPATH": str(folder)})
-    assert done.code == 0, done.err
-    found = json.loads(done.out)
-    return [found[" ".join(command)] for command in commands]
-
-
-# -- runs that were built in Python -----------------------------------------------------------------------------------
-
-
-def fitted(data, path, *, model=None, seed=0, epochs=1, schedule=None, loss_func=F.cross_entropy, dls=None, **options):
-    """A small run of the Learner; by default its weights come from its seed."""
-    torch.set_num_threads(1)
-    loaders = cl.DataLoaders.idx(data / "idx", 250, seed=7, valid=100) if dls is None else dls(data)
-    torch.manual_seed(seed)
-    learn = cl.Learner(
-        loaders,
-        models.mlp(784, 8, 10) if model is None else model(),
-        loss_func,
-        seed=seed,
-        device="cpu",
-        **{"metrics": cl.accuracy, **options, "cbs": [*options.get("cbs", []), cl.Checkpoints(path)]},
-    )
-    learn.fit(epochs, 0.1, schedule=schedule, quiet=True)
-    return learn
 
 
 def table(data):
@@ -279,7 +209,7 @@ def test_long_lines_are_broken_at_their_commas(ejected):
     lines = ejected["a model of many widths"].text.splitlines()
     assert "    model = mlp(" in lines
     assert lines[0].startswith('"""Trains mlp(784, 11, 11, ')
-    assert lines[1].endswith(" 11, 10): a plain PyTorch program.")
+    assert " 11, 10): a plain PyTorch program, rung 7" in " ".join(lines[:3])
     assert max(map(len, lines)) <= WIDTH
     text = ejected["a long line of options"].text
     assert (
@@ -347,7 +277,6 @@ REFUSED = {
     "an early end": ({"cbs": lambda: [cl.EarlyStopping()]}, "or ends it, got EarlyStopping"),
     "a callback of one's own": ({"cbs": lambda: [Quiet()]}, "got Quiet"),
     "a callback with a known name": ({"cbs": lambda: [Progress()]}, "got Progress"),
-    "accumulated gradients": ({"accumulate": 2}, "no gradient accumulation, got accumulate=2"),
     "half precision": ({"precision": "bf16"}, "float32, got precision='bf16'"),
     "a lambda for a loss": (
         {"loss_func": lambda preds, targets: F.cross_entropy(preds, targets)},
@@ -359,7 +288,6 @@ REFUSED = {
         {"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10))},
         "the model (Sequential) cannot be printed",
     ),
-    "a scheduler of torch's": ({"schedule": step_lr}, "the schedule StepLR is torch's"),
     "a lambda for a schedule": (
         {"schedule": lambda: lambda step: 0.1},
         "is defined in a script, a notebook cell or a lambda; expected a function of clearloop.schedules",
@@ -401,36 +329,28 @@ def test_a_run_without_validation_is_refused(data, tmp_path):
         eject(tmp_path / "run")
 
 
-def test_augmented_data_are_refused(data, tmp_path):
-    from clearloop.data import augment
-
-    def augmented(data):
-        return cl.DataLoaders.idx(data / "idx", 250, seed=7, valid=100, augment=augment.random_shift(1))
-
-    fitted(data, tmp_path / "run", dls=augmented)
-    with pytest.raises(EjectError, match="the data are augmented"):
-        eject(tmp_path / "run")
-
-
 def test_several_fits_are_refused(data, tmp_path):
     fitted(data, tmp_path / "run").fit(1, 0.1, quiet=True)
     with pytest.raises(EjectError, match="expected a run of one fit, got 2, one after the other"):
         eject(tmp_path / "run")
 
 
-def test_a_run_that_was_first_saved_after_training_is_refused(data, tmp_path):
-    torch.manual_seed(0)
+def test_a_run_that_was_first_saved_after_training_remembers_its_first_weights(data, tmp_path):
+    torch.manual_seed(1)
     dls = cl.DataLoaders.idx(data / "idx", 250, seed=7, valid=100)
     learn = cl.Learner(dls, models.linear(784, 10), F.cross_entropy, seed=0, device="cpu")
     learn.fit(1, 0.1, quiet=True)
     learn.save(tmp_path / "run")
-    with pytest.raises(EjectError, match="first saved after training had begun"):
-        eject(tmp_path / "run")
+    assert all(comparison.same for comparison in verify(tmp_path / "run", rung=1))
+    again = cl.Learner.load(tmp_path / "run")
+    assert all(comparison.same for comparison in again.verify(rung=1))
 
 
 def test_other_rungs_and_other_folders_are_refused(data, tmp_path):
-    with pytest.raises(EjectError, match="expected rung 7, got 3"):
-        eject(tmp_path, rung=3)
+    fitted(data, tmp_path / "run")
+    for rung in (0, 8):
+        with pytest.raises(EjectError, match=rf"expected a rung from 1 \(all by hand\) to 7 .*, got {rung}"):
+            eject(tmp_path / "run", rung=rung)
     with pytest.raises(RunError, match="expected a run at"):
         eject(tmp_path)
 
@@ -444,6 +364,18 @@ ATTACKS = {
     "the name of an argument": ("opt_func", {"path": "torch.optim.sgd:SGD", "kwargs": {"x={code}, momentum": 0.9}}),
     "a model that is a function of Python's": ("model", {"path": "os:system", "args": ["touch {spy}"]}),
     "a model of a module that runs": ("model", {"path": "clearloop.__main__:main", "args": []}),
+    "an augmentation": ("data", {"kwargs": {"seed": 7, "augment": {"path": "os:system", "args": ["{code}"]}}}),
+    "the name of an augmentation": (
+        "data",
+        {"kwargs": {"seed": 7, "augment": {"path": "clearloop.data.augment:{code}"}}},
+    ),
+    "how many batches make a step": ("accumulate", "{code}"),
+    "the first learning rate": ("fits", [{"lr": "{code}"}]),
+    "the name of a scheduler": ("fits", [{"schedule": {"path": "torch.optim.lr_scheduler:{code}"}, "per": "epoch"}]),
+    "a scheduler's argument": (
+        "fits",
+        [{"schedule": {"path": "torch.optim.lr_scheduler:StepLR", "kwargs": {"x={code}, y": 1}}, "per": "epoch"}],
+    ),
     "a value": ("opt_func", {"path": "torch.optim.sgd:SGD", "kwargs": {"momentum": {"float": "{code}"}}}),
     "a batch size": ("data", {"kwargs": {"seed": 7, "batch_size": "{code}"}}),
     "the size of validation batches": ("data", {"kwargs": {"seed": 7, "valid_batch_size": "{code}"}}),
@@ -465,13 +397,16 @@ def test_nothing_in_a_recipe_becomes_code(data, tmp_path, name):
         json.dumps(value).replace("{code}", json.dumps(code)[1:-1]).replace("{spy}", json.dumps(str(spy))[1:-1])
     )
     recipe[field] = {**recipe[field], **value} if field in ("data", "versions") else value
+    if field == "fits":
+        recipe[field] = [{**fit, **changed} for fit, changed in zip(run.read_recipe()["fits"], value, strict=True)]
     run.recipe.write_text(json.dumps(recipe))  # without a checksum, as after an edit on purpose
-    try:
-        text = eject(tmp_path / "run").text
-    except (EjectError, RunError, ValueError):
-        text = ""
-    calls = [ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-    assert not any("__import__" in call.split("(")[0] or call.startswith("__import__") for call in calls)
+    for rung in (1, 4, 7):
+        try:
+            text = eject(tmp_path / "run", rung).text
+        except (EjectError, RunError, ValueError, TypeError):
+            text = ""
+        calls = [ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        assert not any("__import__" in call.split("(")[0] or call.startswith("__import__") for call in calls)
     assert not spy.exists()
 
 

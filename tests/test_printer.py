@@ -2,9 +2,9 @@ import textwrap
 
 import pytest
 
-from clearloop import printer as printing
+from clearloop.printing import printer as printing
 from clearloop.errors import EjectError
-from clearloop.printer import Always, Given, Printer, bracketed, free_names, specialise
+from clearloop.printing.printer import Always, Given, Printer, bracketed, free_names, specialise
 
 
 def special(source, **known):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 
 from clearloop.callback import Callback
-from clearloop.component import unwrapped
+from clearloop.component import describe, unwrapped
 from clearloop.data.loaders import DataLoaders
 from clearloop.errors import ConfigError
 from clearloop.losses import LossFunc
@@ -80,6 +80,13 @@ def as_schedule(schedule: Any) -> Schedule | TorchSchedule | None:
     if schedule is not None and not callable(schedule) and not isinstance(schedule, TorchSchedule):
         raise ConfigError(f"a schedule must be a function of the step or a torch scheduler class, got {schedule!r}")
     return schedule  # type: ignore[no-any-return]
+
+
+def plan_of(epoch: int, epochs: int, step: int, lr: float, schedule: Schedule | TorchSchedule | None) -> dict[str, Any]:
+    """What a fit sets out to do, as plain data: its epochs, its first step, and its learning rates."""
+    described = describe(getattr(schedule, "factory", schedule))
+    edges = {"first_epoch": epoch, "last_epoch": epoch + epochs, "first_step": step}
+    return {**edges, "lr": lr, "schedule": described, "per": getattr(schedule, "per", None)}
 
 
 def default_loss(targets: Any) -> LossFunc:

@@ -130,6 +130,14 @@ def is_buildable(description: Any, kind: Kind) -> bool:
         return False
 
 
+def is_augmentation(description: Any) -> bool:
+    """Whether a description names an augmentation of ours; its arguments are not looked at."""
+    try:
+        return _augmentation(*_path_of(description, "data")) is not None
+    except ConfigError:
+        return False
+
+
 def build_model(description: Any) -> nn.Module:
     """`build(description, "model")`: a new model, its weights drawn from torch's generator.
 

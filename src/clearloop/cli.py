@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+RUNG_HELP = "1: all by hand; 2: parameters(); 3: own optimizer; 4: torch's; 5: Dataset; 6: DataLoaders; 7: fit"
+
+
 class Model(StrEnum):
     """Models by name."""
 
@@ -247,7 +250,7 @@ def lr_find(
 @app.command()
 def eject(
     run: Run,
-    rung: Annotated[int, typer.Option(help="level of abstraction")] = 7,
+    rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_HELP)] = 7,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write the program here, not to the screen")] = None,
 ) -> None:
     """Print a run as one plain PyTorch program without clearloop in it."""
@@ -266,7 +269,7 @@ def eject(
 
 
 @app.command()
-def verify(run: Run, rung: Annotated[int, typer.Option(help="level of abstraction")] = 7) -> None:
+def verify(run: Run, rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_HELP)] = 7) -> None:
     """Run the ejected program where clearloop cannot be imported, and compare every number with the run's."""
     from clearloop.verify import verify as verify_run
 

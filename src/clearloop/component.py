@@ -7,10 +7,12 @@ not even its source can be found. Only descriptions with a path can be built aga
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
 import inspect
+import linecache
 import math
 import textwrap
 from collections.abc import Callable
@@ -137,12 +139,34 @@ def _kept_arguments(component: Any) -> dict[str, Any] | None:
 
 
 def _source(thing: Any) -> dict[str, Any]:
-    try:
-        source = textwrap.dedent(inspect.getsource(thing))
-    except (OSError, TypeError):
+    source = source_of(thing)
+    if source is None:
         return {"repr": repr(thing)[:2000]}
     return {
         "name": getattr(thing, "__qualname__", repr(thing)),
         "source": source,
         "sha256": hashlib.sha256(source.encode()).hexdigest(),
     }
+
+
+def source_of(thing: Any) -> str | None:
+    """The source of a function or class, defined in a file or a notebook cell; None where there is none to be found."""
+    try:
+        return textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError):  # a class in a cell has no file of its own: its methods know the cell
+        methods = (
+            [found for found in vars(thing).values() if inspect.isfunction(found)] if inspect.isclass(thing) else []
+        )
+    for method in methods:
+        text = "".join(linecache.getlines(method.__code__.co_filename))
+        line = method.__code__.co_firstlineno
+        for node in ast.walk(ast.parse(text) if text else ast.Module([], [])):
+            if isinstance(node, ast.ClassDef) and node.name == thing.__name__ and within(line, node):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return textwrap.dedent("".join(text.splitlines(True)[first - 1 : node.end_lineno]))
+    return None
+
+
+def within(line: int, node: ast.ClassDef) -> bool:
+    """Whether a line of source belongs to a class."""
+    return node.lineno <= line <= (node.end_lineno or node.lineno)

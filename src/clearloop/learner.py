@@ -17,7 +17,6 @@ from torch.optim import SGD
 from clearloop import adapters, environment, preflight, rng
 from clearloop.callback import Callback, overriding
 from clearloop.checkpoint import load_train_state, train_state
-from clearloop.component import describe
 from clearloop.data.loader import as_loader, draw_seed
 from clearloop.devices import make_scaler, pick_device
 from clearloop.errors import ConfigError, RunError
@@ -28,10 +27,13 @@ from clearloop.schedules import Schedule, TorchSchedule, one_cycle
 from clearloop.signals import Interrupts
 from clearloop.step import Span, TrainState, evaluate, pair, set_lr
 from clearloop.tree import concatenate, detach, to_device
+from clearloop.weights import snapshot
 
 if TYPE_CHECKING:
+    from clearloop.eject import Program
     from clearloop.predictor import Prediction
     from clearloop.saving import RunWriter
+    from clearloop.verify import Comparison
 
 SPAN_SECONDS = 0.1  # how long steps run on before callbacks that go by the clock are asked
 
@@ -105,10 +107,11 @@ class Learner:
         self.stop_reason: str | None = None
         self.window: list[Any] = []
         self.run: RunWriter | None = None  # where it is written, if anywhere
-        self._schedule: Schedule | TorchSchedule | None = None
+        self.schedule: Schedule | TorchSchedule | None = None
         self._scheduler: Any = None
         self._scheduler_state: Any = None
         self.random_states = rng.seeded(self.seed)  # of this run, while it does not run
+        self.first_weights: dict[str, torch.Tensor] | None = None  # those that the first fit begins with
         self._running = False
         self.whole = True  # False inside a step and what callbacks make of it, where states may disagree
         self._state: TrainState | None = None
@@ -128,12 +131,10 @@ class Learner:
         self.prepared()
         if self.step:
             warnings.warn(f"epoch {self.epoch} was left at step {self.step}; resume() would finish it", stacklevel=2)
-            self.step = 0
-        self.whole = True
-        self._schedule, self._scheduler, self._scheduler_state = adapters.as_schedule(schedule), None, None
-        described = describe(getattr(self._schedule, "factory", self._schedule))
-        plan = {"first_epoch": self.epoch, "last_epoch": self.epoch + epochs, "first_step": self.history.steps}
-        self.plans.append({**plan, "lr": lr, "schedule": described, "per": getattr(self._schedule, "per", None)})
+        self.step, self.whole = 0, True
+        self.first_weights = self.first_weights if self.history.steps else snapshot(self.model)
+        self.schedule, self._scheduler, self._scheduler_state = adapters.as_schedule(schedule), None, None
+        self.plans.append(adapters.plan_of(self.epoch, epochs, self.history.steps, lr, self.schedule))
         adapters.forget_schedulers(self.opt)
         set_lr(self.opt, lr)
         self._run(quiet)
@@ -155,7 +156,7 @@ class Learner:
         if self.epoch < self.plan["last_epoch"]:
             from clearloop.build import schedule_of
 
-            self._schedule = adapters.as_schedule(schedule) or self._schedule or schedule_of(self.plan)
+            self.schedule = adapters.as_schedule(schedule) or self.schedule or schedule_of(self.plan)
             self._run(quiet)
 
     def stop(self, reason: str) -> None:
@@ -178,8 +179,8 @@ class Learner:
 
         callbacks = sorted(self.cbs if quiet else with_progress(self.cbs), key=lambda callback: callback.order)
         self.failure, self.stop_reason = None, None
-        if isinstance(self._schedule, TorchSchedule) and self._scheduler is None:
-            self._scheduler = self._schedule.attach(self.opt, self._scheduler_state)
+        if isinstance(self.schedule, TorchSchedule) and self._scheduler is None:
+            self._scheduler = self.schedule.attach(self.opt, self._scheduler_state)
         with self.conditions(), self.interrupts.held(firmly=True), ExitStack() as closing:
             for callback in reversed(overriding(callbacks, "after_fit")):
                 closing.callback(callback.after_fit, self)  # each of them, also where another one fails
@@ -205,12 +206,11 @@ class Learner:
         train_loss = self.history.mean_loss(since=self.history.steps - self.step)
         valid_loss = valid[0] if valid else None
         metrics = dict(zip((metric.name for metric in self.metrics), valid[1:], strict=False))  # none if not valid
-        seconds = time.perf_counter() - started
-        lr, steps = self.history.lrs[-1], self.history.steps
+        lr, steps, seconds = self.history.lrs[-1], self.history.steps, time.perf_counter() - started
         with self.interrupts.held():  # schedule, record, cursor and what callbacks make of them belong together
             self.whole = False
-            if isinstance(self._schedule, TorchSchedule) and self._schedule.per == "epoch":
-                self._schedule.after_epoch(self._scheduler, train_loss if valid_loss is None else valid_loss)
+            if isinstance(self.schedule, TorchSchedule) and self.schedule.per == "epoch":
+                self.schedule.after_epoch(self._scheduler, train_loss if valid_loss is None else valid_loss)
             self.history.epochs.append(EpochRecord(self.epoch, train_loss, valid_loss, metrics, lr, steps, seconds))
             self.epoch, self.step = self.epoch + 1, 0
             for callback in overriding(callbacks, "after_epoch"):
@@ -219,7 +219,7 @@ class Learner:
 
     def _train_steps(self, callbacks: list[Callback]) -> None:
         before, after = overriding(callbacks, "before_step"), overriding(callbacks, "after_step")
-        per_step = isinstance(self._schedule, TorchSchedule) and self._schedule.per == "step"
+        per_step = isinstance(self.schedule, TorchSchedule) and self.schedule.per == "step"
         intervals = [1] if before or per_step else [cb.interval for cb in after if cb.interval is not None]
         batches = self.dls.train.batches(self.epoch, self.step * self.accumulate, self.device)
         by_clock = 1
@@ -245,13 +245,12 @@ class Learner:
                 callback.before_step(self)
             batches = iter(self.window)
         first = self.history.steps - self.plan["first_step"]
-        pure = None if isinstance(self._schedule, TorchSchedule) else self._schedule
+        pure = None if isinstance(self.schedule, TorchSchedule) else self.schedule
         lrs = None if pure is None else [pure(step) for step in range(first, first + steps)]
-        shown = lrs or [self.opt.param_groups[0]["lr"]] * steps
         losses, counts = self.engine.run(self.prepared(), Span(batches, steps, lrs, self.accumulate))
-        self.history.add_steps(losses, shown, counts)
+        self.history.add_steps(losses, lrs or [self.opt.param_groups[0]["lr"]] * steps, counts)
         self.step += steps
-        if isinstance(self._schedule, TorchSchedule) and self._schedule.per == "step":
+        if isinstance(self.schedule, TorchSchedule) and self.schedule.per == "step":
             self._scheduler.step()
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -316,7 +315,7 @@ class Learner:
         self.epoch, self.step, self.plans, self.seed = (learner[name] for name in ("epoch", "step", "plans", "seed"))
         self.history = self.recorder = history
         self.random_states = states["random"]
-        self._scheduler, self._scheduler_state, self._schedule = None, learner["scheduler"], None
+        self._scheduler, self._scheduler_state, self.schedule = None, learner["scheduler"], None
         for name, callback in adapters.by_name(self.cbs).items():
             callback.load_state_dict(states["callbacks"].get(name, {}))
         self.threads = states["numerics"]["threads"]
@@ -365,6 +364,22 @@ class Learner:
         from clearloop.lr_find import lr_find
 
         return lr_find(self, lr_min, lr_max, steps)
+
+    def eject(self, rung: int = 7, *, model_expr: Any = None) -> Program:
+        """This run as one plain PyTorch program, on a rung from 1 (all by hand) to 7 (`fit`): print it, or `write` it.
+
+        Args: `model_expr`, how a model of your own was made, such as `"Net(64)"`; see `clearloop.eject`.
+        Raises: EjectError naming what cannot be printed.
+        """
+        from clearloop.eject import eject_learner
+
+        return eject_learner(self, rung, model_expr)
+
+    def verify(self, rung: int = 7, *, model_expr: Any = None) -> list[Comparison]:
+        """Run the ejected program in a process of its own: every loss, metric and the weights, compared."""
+        from clearloop.verify import verify_learner
+
+        return verify_learner(self, rung, model_expr)
 
     def prepared(self) -> TrainState:
         """What steps are taken with; the first time after a look at a batch, to see that all the parts fit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,14 +46,15 @@ def correct(preds: Tensor, targets: Tensor) -> Tensor:
     ).double()
 
 
+def weighted(fn: Callable[[Any, Any], Any], preds: Any, targets: Any) -> Tensor:
+    """A mean over a batch, times its samples, and their number: float64 of shape (2,)."""
+    count = length(targets)
+    return torch.stack([torch.as_tensor(fn(preds, targets)).double().cpu() * count, torch.tensor(count).double()])
+
+
 def mean_metric(name: str, fn: Callable[[Any, Any], Any]) -> Metric:
     """A metric from a function that returns a mean over a batch: weighted by samples, so that it stays exact."""
-
-    def sums(preds: Any, targets: Any) -> Tensor:
-        count = length(targets)
-        return torch.stack([torch.as_tensor(fn(preds, targets)).double().cpu() * count, torch.tensor(count).double()])
-
-    return Metric(name, sums, ratio)
+    return Metric(name, partial(weighted, fn), ratio)
 
 
 def top_k_accuracy(k: int = 5) -> Metric:

@@ -69,6 +69,7 @@ class Recipe:
             "callbacks": _list_of(dict, self.callbacks),
             "seed": type(self.seed) is int and self.seed >= 0,
             "threads": type(self.threads) is int and self.threads >= 1,
+            "accumulate": type(self.accumulate) is int and self.accumulate >= 1,
             "fits": _list_of(dict, self.fits) and all(map(_is_plan, self.fits)),
             "fingerprint": isinstance(self.fingerprint, dict) and {"train", "valid"} <= set(self.fingerprint),
             "versions": isinstance(self.versions, dict) and isinstance(self.versions.get("torch"), str),

@@ -25,7 +25,7 @@ from clearloop.rebuild import description_of
 from clearloop.recipe import Recipe
 from clearloop.rundir import NO_HISTORY, RunDirectory
 from clearloop.step import set_lr
-from clearloop.weights import load_tensors, named_tensors
+from clearloop.weights import load_tensors, named_tensors, snapshot
 
 if TYPE_CHECKING:
     from clearloop.learner import Learner
@@ -61,24 +61,16 @@ class RunWriter:
                 if now != former:
                     self.run.write_recipe(now)
                 return
-            recipe = Recipe(
-                **described(learn),
-                fits=learn.plans,
-                initial_weights=self._initial_weights(learn),
-                fingerprint={"train": fingerprint(learn.dls.train), "valid": fingerprint(learn.dls.valid)},
-                versions=environment.versions(),
-                git_commit=environment.git_commit(),
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            )
-            self.run.write_recipe(recipe.as_dict())
+            self.run.write_recipe(recipe_of(learn, self._initial_weights(learn)).as_dict())
 
     def _initial_weights(self, learn: Learner) -> str:
         """Where the weights before the first step are to be had: from the seed, from a file, or no more."""
-        if learn.history.steps:
+        weights = learn.first_weights if learn.history.steps else named_tensors(learn.model)
+        if weights is None:
             return "unknown"
-        if weights_come_from_seed(learn):
+        if weights_come_from_seed(learn, weights):
             return "seed"
-        packing.save(self.path / INITIAL, {"model": named_tensors(learn.model)})
+        packing.save(self.path / INITIAL, {"model": weights})
         return "file"
 
     def save(self, learn: Learner, keep: int = 2, best_step: int | None = None) -> Path:
@@ -143,6 +135,7 @@ def load_run(path: Path, at: Literal["last", "best"] | int, parts: dict[str, Any
     recipe = Recipe.read(run.read_recipe(), str(run.recipe))
     learn = build_learner(recipe, parts, path)
     check_fingerprint(learn, recipe)
+    learn.first_weights = first_weights(run, recipe, learn)
     if at == "last":
         loaded = run.load_newest(lambda line: warnings.warn(line, stacklevel=4))
     else:
@@ -159,6 +152,15 @@ def load_run(path: Path, at: Literal["last", "best"] | int, parts: dict[str, Any
     return learn
 
 
+def first_weights(run: RunDirectory, recipe: Recipe, learn: Learner) -> dict[str, torch.Tensor] | None:
+    """The weights that a loaded run began with; None where they are not known."""
+    if recipe.initial_weights == "file":
+        weights: dict[str, torch.Tensor] = packing.load(run.path / INITIAL)["model"]
+        return weights
+    present = snapshot(learn.model)  # just built, from the seed if they come from there
+    return present if recipe.initial_weights == "seed" and weights_come_from_seed(learn, present) else None
+
+
 def begin_again(learn: Learner, recipe: Recipe) -> None:
     """Make ready for its first step a run that was killed before its first checkpoint was whole.
 
@@ -172,6 +174,19 @@ def begin_again(learn: Learner, recipe: Recipe) -> None:
         load_tensors(learn.model, packing.load(path / INITIAL)["model"])
     learn.plans = fits
     set_lr(learn.opt, learn.plan["lr"])
+
+
+def recipe_of(learn: Learner, initial_weights: str = "unknown") -> Recipe:
+    """What the run of a Learner is, as plain data."""
+    return Recipe(
+        **described(learn),
+        fits=learn.plans,
+        initial_weights=initial_weights,
+        fingerprint={"train": fingerprint(learn.dls.train), "valid": fingerprint(learn.dls.valid)},
+        versions=environment.versions(),
+        git_commit=environment.git_commit(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def described(learn: Learner) -> dict[str, Any]:
@@ -240,8 +255,8 @@ def require_finite(states: dict[str, Any], learn: Learner) -> None:
         )
 
 
-def weights_come_from_seed(learn: Learner) -> bool:
-    """Whether `torch.manual_seed(seed)` and building the model as its recipe says gives the present weights."""
+def weights_come_from_seed(learn: Learner, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether `torch.manual_seed(seed)` and building the model as its recipe says gives these weights."""
     from clearloop.buildable import build
 
     with rng.preserved():
@@ -250,8 +265,8 @@ def weights_come_from_seed(learn: Learner) -> bool:
             model = build(description_of(learn.model), "model")
         except ConfigError:
             return False
-    built, present = named_tensors(model), named_tensors(learn.model)
-    return built.keys() == present.keys() and all(torch.equal(built[name], present[name].cpu()) for name in built)
+    built = named_tensors(model)
+    return built.keys() == weights.keys() and all(torch.equal(built[name], weights[name].cpu()) for name in built)
 
 
 def fingerprint(loader: Any) -> dict[str, Any] | None:

@@ -14,13 +14,13 @@ from clearloop.losses import Count, LossFunc
 from clearloop.metrics import Metric
 from clearloop.tree import length
 
-Model = Callable[[Any], Any]  # inputs -> preds
+Apply = Callable[[Any], Any]  # a model, called: inputs -> preds
 Pairs = Iterable[tuple[Any, Any]]  # (inputs, targets)
 Clip = float | None  # the largest norm of all gradients together
 
 
 def train_step(
-    model: Model, loss_func: LossFunc, opt: Optimizer, inputs: Any, targets: Any, clip: Clip = None, scaler: Any = None
+    model: Apply, loss_func: LossFunc, opt: Optimizer, inputs: Any, targets: Any, clip: Clip = None, scaler: Any = None
 ) -> Tensor:
     """One optimizer update from one batch; returns the loss before the update, detached, a mean over samples."""
     loss = loss_func(model(inputs), targets)
@@ -33,7 +33,7 @@ def train_step(
 
 
 def accumulated_step(
-    model: Model, loss_func: LossFunc, opt: Optimizer, window: Pairs, counts: Any, clip: Clip = None, scaler: Any = None
+    model: Apply, loss_func: LossFunc, opt: Optimizer, window: Pairs, counts: Any, clip: Clip = None, scaler: Any = None
 ) -> Tensor:
     """One optimizer update from several batches, each weighing its share of all their samples."""
     total = sum(counts)
@@ -71,7 +71,7 @@ def set_lr(opt: Any, lr: float) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, loss_func: LossFunc, metrics: Sequence[Metric], batches: Pairs, count: Count = len
+    model: Apply, loss_func: LossFunc, metrics: Sequence[Metric], batches: Pairs, count: Count = len
 ) -> list[float]:
     """The mean loss over all samples, then each metric; nothing waits for the device before the last batch."""
     loss_sum, samples = 0.0, 0.0
@@ -100,7 +100,7 @@ class TrainState:
     model: nn.Module
     opt: Optimizer
     loss_func: LossFunc
-    forward: Model
+    forward: Apply
     count: Count = length
     clip: Clip = None
     scaler: Any = None

@@ -7,17 +7,24 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from clearloop.data.mnist import MNIST_FOLDER
-from clearloop.eject import eject
+from clearloop.eject import Program, eject, eject_learner
 from clearloop.errors import EjectError
+from clearloop.history import History
 from clearloop.recipe import Recipe
 from clearloop.rundir import RunDirectory
-from clearloop.saving import history_from
-from clearloop.weights import weights_sha256
+from clearloop.saving import history_from, recipe_of
+from clearloop.weights import named_tensors, weights_sha256
+
+if TYPE_CHECKING:
+    from clearloop.learner import Learner
 
 BLOCKER = 'raise ImportError("the ejected program must not need clearloop")\n'
 
@@ -52,15 +59,27 @@ def verify(run: str | Path, rung: int = 7) -> list[Comparison]:
     history = history_from(records)
     if not history.epochs or history.epochs[-1].epoch + 1 != recipe.fits[-1]["last_epoch"]:
         raise EjectError(f"{run}: the run has not finished; `clearloop resume {run}` finishes it")
+    return compare(program, history, states["model"], data_path(recipe))
+
+
+def verify_learner(learn: Learner, rung: int = 7, model_expr: Any = None) -> list[Comparison]:
+    """`Learner.verify`: the same for a Learner at hand."""
+    program = eject_learner(learn, rung, model_expr)
+    if learn.epoch != learn.plan["last_epoch"]:
+        raise EjectError("the fit has not finished; learn.resume() finishes it")
+    data = None if program.data is not None else data_path(recipe_of(learn))
+    return compare(program, learn.history, named_tensors(learn.model), data)
+
+
+def compare(program: Program, history: History, weights: Mapping[str, Tensor], data: Path | None) -> list[Comparison]:
+    """Run a program, and set its numbers beside those of a run."""
     expected = []
     for record in history.epochs:
         values = {"train_loss": record.train_loss, "valid_loss": record.valid_loss, **record.metrics}
         expected += [(f"epoch {record.epoch} {name}", repr(value)) for name, value in values.items()]
-    expected.append(("sha256", weights_sha256(states["model"])))
+    expected.append(("sha256", weights_sha256(weights)))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.py"
-        program.write(path)
-        found = parse(execute(path, data_path(recipe)))
+        found = parse(execute(program.write(Path(folder) / "program.py"), data))
     return [Comparison(what, value, found.get(what, "nothing")) for what, value in expected]
 
 
@@ -73,13 +92,13 @@ def data_path(recipe: Recipe) -> Path:
     return Path(str(given[0] if given else named.get("folder", named.get("path")))).resolve()
 
 
-def execute(program: Path, data: Path) -> str:
+def execute(program: Path, data: Path | None) -> str:
     """Run a program where `import clearloop` fails; its output. Raises EjectError with its last words if it fails."""
-    if not data.exists():
+    if data is not None and not data.exists():
         raise EjectError(f"the data that the run was trained on are no longer at {data}: put them back")
     (program.parent / "clearloop.py").write_text(BLOCKER)
     environment = {**os.environ, "PYTHONPATH": str(program.parent)}
-    command = [sys.executable, str(program), "--data", str(data)]
+    command = [sys.executable, str(program), *([] if data is None else ["--data", str(data)])]
     done = subprocess.run(command, cwd=program.parent, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last_words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -17,6 +17,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**named, **dict(model.named_buffers(remove_duplicate=False))}
 
 
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of them on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(model).items()}
+
+
 @torch.no_grad()
 def load_tensors(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """Copy parameters and buffers into the model; CheckpointError if names, shapes or types differ."""

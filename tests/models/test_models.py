@@ -29,6 +29,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         (3, 3),
         9 * 8 + 8 + 8 * 7 + 7 + 7 * 10 + 10,
     ),
+    "autoencoder, as many outputs as inputs": (
+        lambda: models.autoencoder(10, 7, 3),
+        (10,),
+        10 * 7 + 7 + 7 * 3 + 3 + 3 * 7 + 7 + 7 * 10 + 10,
+    ),
     "cnn": (
         lambda: models.cnn(),
         (1, 28, 28),
@@ -127,6 +132,35 @@ def test_mlp_puts_dropout_after_each_hidden_relu_and_nowhere_else():
     assert not any(isinstance(layer, nn.Dropout) for layer in models.mlp(4, 3, 1))
 
 
+@pytest.mark.parametrize(("output", "last", "low"), [("tanh", nn.Tanh, -1), ("sigmoid", nn.Sigmoid, 0)])
+def test_an_autoencoder_is_an_encoder_and_a_decoder_that_mirror_each_other(output, last, low):
+    model = seeded(lambda: models.autoencoder(784, 16, 8, 3, output=output))
+    images = torch.rand(5, 1, 28, 28) * 100
+    code = model.encoder(images)
+    assert code.shape == (5, 3)
+    assert bool((code < 0).any())  # no ReLU on the code
+    outputs = model(images)
+    assert torch.equal(outputs, model.decoder(code))
+    assert outputs.shape == (5, 784)
+    assert low <= outputs.min() < outputs.max() <= 1
+    kinds = [type(layer) for part in model for layer in part]
+    assert kinds == [nn.Flatten, *[nn.Linear, nn.ReLU] * 2, nn.Linear, *[nn.Linear, nn.ReLU] * 2, nn.Linear, last]
+    widths = [layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)]
+    assert widths == [784, 16, 8, 3, 8, 16]
+
+
+def test_an_autoencoder_learns_to_give_back_what_lies_on_a_line():
+    along = torch.linspace(-0.9, 0.9, 64)[:, None]
+    x = along * torch.tensor([[1.0, -0.5, 0.3, 0.8]])
+    model = seeded(lambda: models.autoencoder(4, 8, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(400):
+        optimizer.zero_grad()
+        F.mse_loss(model(x), x).backward()
+        optimizer.step()
+    assert F.mse_loss(model(x), x).item() < 1e-3 < x.var().item()
+
+
 @pytest.mark.parametrize("size", [8, 28, 29, 32])
 def test_cnn_takes_images_of_the_size_it_was_built_for(size):
     assert models.cnn(size=size)(torch.rand(2, 1, size, size)).shape == (2, 10)
@@ -141,6 +175,11 @@ def test_cnn_takes_images_of_the_size_it_was_built_for(size):
             lambda: models.mlp(4, 3, 2, dropout=0.1),
             "mlp:mlp",
             {"args": [4, 3, 2], "kwargs": {"dropout": 0.1}},
+        ),
+        (
+            lambda: models.autoencoder(9, 4, 2, output="sigmoid"),
+            "autoencoder:autoencoder",
+            {"args": [9, 4, 2], "kwargs": {"output": "sigmoid"}},
         ),
         (lambda: models.cnn(), "cnn:cnn", {}),
         (lambda: models.cnn(2, widths=(4, 8)), "cnn:cnn", {"args": [2], "kwargs": {"widths": [4, 8]}}),
@@ -173,6 +212,9 @@ def test_the_description_of_a_model_builds_it_again(call, path, arguments):
         (lambda: models.mlp(4, 3, 2, dropout=1.0), r"in \[0, 1\), got 1\.0; None leaves it out"),
         (lambda: models.mlp(4, 3, 2, dropout=-0.1), r"in \[0, 1\), got -0\.1"),
         (lambda: models.mlp(4, 3, 2, dropout=float("nan")), r"in \[0, 1\), got nan"),
+        (lambda: models.autoencoder(784), r"at least two widths.*got \(784,\).*autoencoder\(784, 128, 64, 32\)"),
+        (lambda: models.autoencoder(784, 0), r"positive ints, got 0 at position 1"),
+        (lambda: models.autoencoder(784, 32, output="relu"), r'output must be "tanh" or "sigmoid", got \'relu\''),
         (lambda: models.cnn(classes=0), r"positive ints, got 0 at position 0"),
         (lambda: models.cnn(channels=1.5), r"positive ints, got 1\.5 at position 1"),
         (lambda: models.cnn(size=-28), r"positive ints, got -28 at position 2"),
@@ -196,15 +238,16 @@ def test_a_refused_model_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("factory", [models.linear, models.mlp, models.cnn])
+@pytest.mark.parametrize("factory", [models.linear, models.mlp, models.autoencoder, models.cnn])
 def test_a_factory_needs_only_torch_once_its_check_is_dropped(factory):
     lines = textwrap.dedent(inspect.getsource(factory.__wrapped__)).splitlines()
     kept = [line for line in lines if not line.endswith("# eject: drop") and line != "@remember"]
     assert len(lines) - len(kept) == 2
-    program = "from __future__ import annotations\nfrom itertools import pairwise\nfrom torch import nn\n"
+    imports = ["__future__ import annotations", "collections import OrderedDict", "itertools import pairwise"]
+    program = "".join(f"from {line}\n" for line in [*imports, "torch import nn"])
     names: dict[str, Callable[..., nn.Module]] = {}
     exec(program + "\n".join(kept), names)
-    arguments = {"linear": (4, 2), "mlp": (4, 3, 2), "cnn": ()}[factory.__name__]
+    arguments = {"linear": (4, 2), "mlp": (4, 3, 2), "autoencoder": (4, 3, 2), "cnn": ()}[factory.__name__]
     printed = seeded(lambda: names[factory.__name__](*arguments)).state_dict()
     own = seeded(lambda: factory(*arguments)).state_dict()
     assert all(torch.equal(printed[key], own[key]) for key in own)

@@ -163,6 +163,15 @@ class ItemDataset(torch_data.Dataset[Any]):
         return self.items[index]
 
 
+def is_plain(items: Any) -> bool:
+    """Whether items lie in a list or the like, so that they are the same every time they are asked for.
+
+    >>> is_plain([(1, "a")]), is_plain(TensorDataset(torch.zeros(1)))
+    (True, False)
+    """
+    return type(items) in (list, tuple, range, str) or type(items).__module__.startswith("fastcore.")
+
+
 def as_dataset(data: Any) -> Dataset | ItemDataset:
     """Our own datasets as they are; torch's TensorDataset and its Subsets gathered; all else item by item."""
     if isinstance(data, (Dataset, ItemDataset)):

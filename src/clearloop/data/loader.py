@@ -16,7 +16,7 @@ from torch.utils import data as torch_data
 
 from clearloop import rng
 from clearloop.data.augment import Augment, sample_keys
-from clearloop.data.dataset import Batch, Dataset, Indices, ItemDataset, as_dataset
+from clearloop.data.dataset import Batch, Dataset, Indices, ItemDataset, as_dataset, is_plain
 from clearloop.data.sampler import Sampler, SequentialSampler, ShuffleSampler
 from clearloop.errors import ConfigError, DataError
 from clearloop.tree import to_device
@@ -160,6 +160,10 @@ class DataLoader:
 
     def _items(self, dataset: ItemDataset, indices: Indices, epoch: int, device: torch.device) -> Batch:
         """One batch of single items, asked for in this process."""
+        if is_plain(dataset.items) and self.collate_fn is collate:  # nothing in there draws
+            return self._augmented(
+                to_device(collate([dataset[i] for i in as_list(indices)]), device), indices, epoch, device
+            )
         with rng.preserved():
             items = [seeded_item(dataset, self.seed, epoch, index) for index in as_list(indices)]
             batch = self.collate_fn(items)  # if it draws, then from what the last item left, as it does in workers

@@ -26,11 +26,11 @@ def scale_images(batch: Batch) -> Batch:
     return images.unsqueeze(1).float().div_(255), labels
 
 
-def idx_parts(folder: str | Path, valid: float | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def idx_parts(folder: str | Path, hold_out: float | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Images (uint8) and labels (int64) from the IDX files of a folder, to train on and to validate with."""
     images, labels = read_labelled_images(folder, "train")
-    if valid is not None:
-        cut = len(images) - held_out(valid, len(images))  # the last ones are held out
+    if hold_out is not None:
+        cut = len(images) - held_out(hold_out, len(images))  # the last ones are held out
         return (images[:cut], labels[:cut]), (images[cut:], labels[cut:])
     valid_images, valid_labels = read_labelled_images(folder, "t10k")
     if valid_images.shape[1:] != images.shape[1:]:

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clearloop.data.augment import Augment, sample_keys
 from clearloop.data.sampler import shuffled_order
+
+KeyedAugment = Callable[[Tensor, int, Tensor], Tensor]  # inputs, epoch, indices -> inputs
 
 
 class Dataset:
@@ -25,8 +28,19 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: Any) -> Any:
         return self.x[index], self.y[index]
+
+
+class StoredDataset(Dataset):
+    """A dataset that is stored small, as bytes for instance: `transform` makes of a batch what a model takes."""
+
+    def __init__(self, x: Tensor, y: Tensor, transform: Callable[[Any], Any]) -> None:
+        super().__init__(x, y)
+        self.transform = transform
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.transform(super().__getitem__(index))
 
 
 class Sampler:
@@ -41,12 +55,30 @@ class Sampler:
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self.seed is None:
-            order = torch.arange(self.samples)
-        else:
+        order = torch.arange(self.samples)
+        if self.seed is not None:
             order = shuffled_order(self.samples, self.seed, self.epoch)
         self.epoch += 1
         yield from order.split(self.batch_size)
+
+
+def in_order(tensors: Sequence[Tensor], batch_size: int) -> Iterator[Any]:
+    """Batches of tensors that share their first dimension, in their order, as evaluation takes them.
+
+    >>> [x.tolist() for x, in in_order([torch.arange(5)], 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    for start in range(0, len(tensors[0]), batch_size):
+        yield tuple(tensor[start : start + batch_size] for tensor in tensors)
+
+
+def keyed(change: Augment, seed: int) -> KeyedAugment:
+    """An augmentation whose random numbers are a function of (seed, epoch, index of the sample) alone."""
+
+    def augmented(inputs: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        return change(inputs, sample_keys(seed, epoch, indices))
+
+    return augmented
 
 
 def collate(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

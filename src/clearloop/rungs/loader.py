@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clearloop.data.loaders import npz_arrays, prepared, split_indices
-from clearloop.data.sampler import shuffled_order
+from clearloop.rungs.data import Dataset, KeyedAugment, Sampler
 
 
 class TensorLoader:
-    """Batches of tensors that share their first dimension; shuffled anew every epoch if there is a seed."""
+    """Batches of a dataset, in the order of a sampler."""
 
-    def __init__(
-        self, tensors: Sequence[Tensor], batch_size: int, transform: Callable[[Any], Any], seed: int | None = None
-    ) -> None:
-        self.tensors, self.batch_size, self.transform, self.seed = tensors, batch_size, transform, seed
-        self.epoch = 0  # counts up, so that each epoch has its own order
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.tensors[0]) / self.batch_size)
+    def __init__(self, dataset: Dataset, sampler: Sampler) -> None:
+        self.dataset, self.sampler = dataset, sampler
 
     def __iter__(self) -> Iterator[Any]:
-        samples = len(self.tensors[0])
-        order = torch.arange(samples) if self.seed is None else shuffled_order(samples, self.seed, self.epoch)
-        self.epoch += 1
-        for indices in order.split(self.batch_size):
-            # one gather a batch costs far less than fetching its samples one by one
-            yield self.transform(tuple(tensor.index_select(0, indices) for tensor in self.tensors))
+        for indices in self.sampler:
+            yield self.dataset[indices]  # one gather a batch costs far less than asking for sample by sample
+
+
+class AugmentingLoader(TensorLoader):
+    """The same with its inputs augmented, by an augmentation of `keyed`."""
+
+    def __init__(self, dataset: Dataset, sampler: Sampler, augment: KeyedAugment) -> None:
+        super().__init__(dataset, sampler)
+        self.augment = augment
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.sampler.epoch
+        for indices in self.sampler:
+            inputs, targets = self.dataset[indices]
+            yield self.augment(inputs, epoch, indices), targets
+
+
+def array_parts(path: str | Path) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and targets, to train on and to validate with, as they were kept for this program."""
+    with np.load(path) as arrays:
+        return [
+            (torch.from_numpy(arrays[f"x_{part}"]), torch.from_numpy(arrays[f"y_{part}"]))
+            for part in ("train", "valid")
+        ]
 
 
 def npz_parts(path: str | Path, seed: int, valid: float = 0.2) -> list[tuple[Tensor, Tensor]]:

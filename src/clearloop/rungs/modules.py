@@ -6,49 +6,12 @@ draw the same initial weights from the same seed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-
-class Linear:
-    """y = x @ weight.T + bias, with the initial weights that `nn.Linear` draws.
-
-    Args: (batch_size, inputs) -> (batch_size, outputs).
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        bound = 1 / math.sqrt(inputs)  # keeps the size of what flows through about the same from layer to layer
-        self.weight = torch.empty(outputs, inputs).uniform_(-bound, bound).requires_grad_()
-        self.bias = torch.empty(outputs).uniform_(-bound, bound).requires_grad_()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        # x @ weight.T + bias in one operation, as nn.Linear has it: in two, the sum is rounded once more
-        return torch.addmm(self.bias, x, self.weight.T)  # (B, inputs) -> (B, outputs)
-
-    def parameters(self) -> Iterator[Tensor]:
-        """What training changes."""
-        yield from (self.weight, self.bias)
-
-    def __repr__(self) -> str:
-        return f"Linear({self.weight.shape[1]}, {self.weight.shape[0]})"
-
-
-class ReLU:
-    """Negative numbers become 0. Without it, two linear layers would be no more than one."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.where(x <= 0, 0.0, x)  # with the gradient 0 at 0, as torch has it; clamp has 1 there
-
-    def parameters(self) -> Iterator[Tensor]:
-        """None: there is nothing to learn."""
-        yield from ()
-
-    def __repr__(self) -> str:
-        return "ReLU()"
+from clearloop.rungs.layers import Linear, ReLU
 
 
 class ListModel:

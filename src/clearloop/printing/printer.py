@@ -10,10 +10,12 @@ import ast
 import builtins
 import inspect
 import re
+import symtable
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -46,10 +48,12 @@ class Printer:
         self.known = known
         self.pieces: dict[str, str] = {}
         self.imports: dict[str, set[str]] = {}  # module -> names; a plain import has the name ""
+        self.origins: dict[str, str] = {}  # each name of the program, and where it comes from
 
     def need(self, path: str) -> str:
         """Print the thing at "module:name" of this package, after all that it uses; returns its name."""
         module_name, name = path.split(":")
+        self.claim(name, path)
         if name in self.pieces:
             return name
         module = import_module(module_name)
@@ -60,26 +64,30 @@ class Printer:
         self.pieces[name] = text
         return name
 
+    def claim(self, name: str, origin: str) -> None:
+        """Keep a name for what comes from `origin`. Raises EjectError if something else in the program has it."""
+        if self.origins.setdefault(name, origin) != origin:
+            raise EjectError(
+                f"two parts of the program would be called {name!r}: {self.origins[name]} and {origin}; give your own "
+                "another name"
+            )
+
     def need_import(self, module: str, name: str = "") -> None:
         """Import a module of torch's, NumPy's or Python's own."""
+        path, _, alias = (name or module).partition(" as ")
+        whole = not name and not alias  # `import a.b` gives the name a
+        self.claim(alias or path.split(".")[0], path.split(".")[0] if whole else f"{module}:{name}")
         self.imports.setdefault(module, set()).add(name)
 
     def _resolve(self, module: ModuleType, name: str) -> None:
-        for statement in ast.walk(parsed(module)):
-            if isinstance(statement, ast.ImportFrom) and statement.module:
-                for alias in statement.names:
-                    if (alias.asname or alias.name) == name:
-                        if statement.module.split(".")[0] == "clearloop":
-                            self.need(f"{statement.module}:{alias.name}")
-                        else:
-                            self.need_import(statement.module, alias_text(alias))
-                        return
-            elif isinstance(statement, ast.Import):
-                for alias in statement.names:
-                    if (alias.asname or alias.name.split(".")[0]) == name:
-                        self.need_import(alias_text(alias))
-                        return
-        if name in defined_names(module):
+        imported = imports_of(module)
+        if name in imported:
+            source, alias = imported[name]
+            if source.split(".")[0] == "clearloop":
+                self.need(f"{source}:{alias}")
+            else:
+                self.need_import(source, alias)
+        elif name in defined_names(module):
             self.need(f"{module.__name__}:{name}")
         elif not hasattr(builtins, name):
             raise EjectError(f"{module.__name__} uses {name!r}, whose source cannot be found")
@@ -87,11 +95,7 @@ class Printer:
     def import_lines(self) -> str:
         """The import block: Python's own modules, a blank line, all others."""
         plain = [f"import {module}" for module, names in self.imports.items() if "" in names]
-        from_ = [
-            f"from {module} import {', '.join(sorted(names - {''}, key=import_order))}"
-            for module, names in self.imports.items()
-            if names - {""}
-        ]
+        from_ = [line for module, names in self.imports.items() for line in from_lines(module, names - {""})]
         own = [
             line
             for line in (*sorted(plain), *sorted(from_))
@@ -114,6 +118,17 @@ class Printer:
         return out.strip("\n") + "\n"
 
 
+def from_lines(module: str, names: set[str]) -> list[str]:
+    """`from module import …`: a line for all names, and one for each that is renamed.
+
+    >>> from_lines("torch", {"nn", "Tensor", "optim as o"})
+    ['from torch import Tensor, nn', 'from torch import optim as o']
+    """
+    renamed = {name for name in names if " as " in name}
+    plain = sorted(names - renamed, key=import_order)
+    return [f"from {module} import {text}" for text in ([", ".join(plain)] if plain else []) + sorted(renamed)]
+
+
 def is_block(piece: str) -> bool:
     """Whether a piece is a function or a class."""
     return piece.startswith(("def ", "class ", "@"))
@@ -129,11 +144,27 @@ def alias_text(alias: ast.alias) -> str:
     return f"{alias.name} as {alias.asname}" if alias.asname else alias.name
 
 
+@cache
 def parsed(module: ModuleType) -> ast.Module:
     """The syntax tree of a module's source file."""
     return ast.parse(inspect.getsource(module))
 
 
+@cache
+def imports_of(module: ModuleType) -> dict[str, tuple[str, str]]:
+    """What the names that a module imports stand for: (module, name), the latter "" for a module itself."""
+    found: dict[str, tuple[str, str]] = {}
+    for statement in ast.walk(parsed(module)):
+        if isinstance(statement, ast.ImportFrom) and statement.module:
+            for alias in statement.names:
+                found.setdefault(alias.asname or alias.name, (statement.module, alias_text(alias)))
+        elif isinstance(statement, ast.Import):
+            for alias in statement.names:
+                found.setdefault(alias.asname or alias.name.split(".")[0], (alias_text(alias), ""))
+    return found
+
+
+@cache
 def defined_names(module: ModuleType) -> set[str]:
     """Names that a module's own top-level statements define."""
     return {name for statement in parsed(module).body for name in names_of(statement)}
@@ -150,7 +181,7 @@ def names_of(statement: ast.stmt) -> list[str]:
 def top_level_source(module: ModuleType, name: str) -> str:
     """The text of the top-level statement that defines `name`, comments in it included."""
     source = inspect.getsource(module)
-    for statement in ast.parse(source).body:
+    for statement in parsed(module).body:
         if name in names_of(statement):
             decorators = getattr(statement, "decorator_list", [])
             first = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
@@ -160,13 +191,20 @@ def top_level_source(module: ModuleType, name: str) -> str:
 
 def free_names(text: str) -> list[str]:
     """Names that a piece of source uses and neither defines nor takes as parameters, in the order of their use."""
-    tree = ast.parse(text)
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    bound |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
-    used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
-    return [name for name in dict.fromkeys(used) if name not in bound]
+    found = set(global_names(symtable.symtable(text, "<piece>", "exec")))
+    used = [node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+    return [name for name in dict.fromkeys(used) if name in found]
+
+
+def global_names(table: symtable.SymbolTable) -> Iterator[str]:
+    """Names that a scope, or one inside it, looks up outside of the piece."""
+    top = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (not symbol.is_assigned() if top else symbol.is_global()):
+            yield symbol.get_name()
+    own = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()} if top else set()
+    for inner in table.get_children():
+        yield from (name for name in global_names(inner) if name not in own)
 
 
 def specialise(text: str, known: dict[str, Any]) -> str:

@@ -1,0 +1,375 @@
+"""The parts of a program, one function each: data, model, optimizer, schedule, loss, metrics."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from torch import nn
+
+from clearloop import rng
+from clearloop.buildable import build, is_augmentation, is_buildable
+from clearloop.data.mnist import VALID_IMAGES
+from clearloop.errors import ConfigError, EjectError
+from clearloop.metrics import Metric, weighted
+from clearloop.printing import byhand
+from clearloop.printing.draft import BY_HAND, INDEXED, Data, Draft
+from clearloop.printing.expressions import arguments_text, name_of, print_call, value_text
+from clearloop.printing.printable import require_printable
+from clearloop.printing.usercode import component_text, need_expression, need_object
+from clearloop.rebuild import signature
+from clearloop.recipe import Recipe
+
+TORCH_LAYERS = "torch.nn.modules."
+
+
+def held_out(recipe: Recipe) -> Any:
+    """How much of the training data is held out, as the recipe says it; None where other files are."""
+    return VALID_IMAGES if recipe.data["path"].endswith(".mnist") else recipe.data.get("kwargs", {}).get("valid")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def print_data(draft: Draft) -> Data:
+    """What is to be said of the data, whether they lie in files or were in memory."""
+    if draft.objects is not None and draft.objects.arrays is not None:
+        return data_in_memory(draft)
+    require_printable(draft.recipe.data, "data")
+    return data_in_files(draft)
+
+
+def data_in_files(draft: Draft) -> Data:
+    """Data that a function of DataLoaders read from files."""
+    recipe, printer = draft.recipe, draft.printer
+    name, options = recipe.data["path"].split(".")[-1], dict(recipe.data.get("kwargs", {}))
+    given = recipe.data.get("args", [])
+    batch_size = given[-1] if given and isinstance(given[-1], int) else options.get("batch_size", 64)
+    seed = seed_text(draft, options["seed"])
+    if name == "npz":
+        valid = held_out(recipe)
+        arguments = ["arguments.data", *([] if valid is None else [f"valid={value_text(valid)}"]), f"seed={seed}"]
+        source, parts = "file with the arrays, an .npz archive", draft.need("clearloop.rungs.loader:npz_parts")
+        scale = [f"scale = {draft.need('clearloop.data.loaders:scaling_of')}(train[0])"]
+        transform = "scale"
+    else:
+        held = held_out(recipe)
+        arguments = ["arguments.data", *([] if held is None else [f"hold_out={value_text(held)}"])]
+        files = "train-* and t10k-*" if held is None else "train-*"
+        source = f"folder with the IDX files {files}, gzipped or not"
+        parts, scale = draft.need("clearloop.data.loaders:idx_parts"), []
+        transform = draft.need("clearloop.data.loaders:scale_images")
+    lines = [f"train, valid = {parts}({', '.join(arguments)})", *scale]
+    augment, valid_batch_size = options.get("augment"), options.get("valid_batch_size", 512)
+    if type(batch_size) is not int or type(valid_batch_size) is not int:
+        raise EjectError(f"expected whole numbers for batch sizes, got {batch_size!r} and {valid_batch_size!r}")
+    if augment is not None and not is_augmentation(augment):
+        raise EjectError(
+            f"the augmentation {name_of(augment)} cannot be printed: expected one of clearloop.data.augment"
+        )
+    text = None if augment is None else print_call(printer, augment)
+    return Data(source, lines, transform, batch_size, valid_batch_size, seed, text)
+
+
+def data_in_memory(draft: Draft) -> Data:
+    """Data that were in memory, and are written beside the program."""
+    assert draft.objects is not None
+    assert draft.objects.arrays is not None
+    arrays, printer = draft.objects.arrays, draft.printer
+    lines = [f"train, valid = {draft.need('clearloop.rungs.loader:array_parts')}(arguments.data)"]
+    transform = None if arrays.transform is None else component_text(printer, arrays.transform, "transform of the data")
+    own = transform is not None and not (getattr(arrays.transform, "__module__", "")).startswith("clearloop.")
+    if own and draft.rung <= INDEXED:
+        raise EjectError(
+            f"rungs 1 to {INDEXED} hold the data as the model takes them, for which your transform {transform} would "
+            f"have to be asked batch by batch; rungs {INDEXED + 1} to 7 do that"
+        )
+    augment = None
+    if arrays.augment is not None:
+        path = getattr(arrays.augment, "recipe_call", None)
+        augment = print_call(printer, path) if path else component_text(printer, arrays.augment, "augmentation")
+    seed = None if arrays.seed is None else seed_text(draft, arrays.seed)
+    return Data(None, lines, transform, arrays.batch_size, arrays.valid_batch_size, seed, augment)
+
+
+def seed_text(draft: Draft, seed: int) -> str:
+    """The seed of the data, which need not be that of the model."""
+    return "SEED" if seed == draft.recipe.seed else value_text(seed)
+
+
+def print_loaders(draft: Draft, data: Data) -> list[str]:
+    """Lines that bring the data into the form that the loop of the rung takes."""
+    lines = []
+    sampler, size = draft.need("clearloop.rungs.data:Sampler"), data.batch_size * draft.recipe.accumulate
+    train_sampler = f"{sampler}(len(train[0]), {size}{'' if data.seed is None else f', seed={data.seed}'})"
+    valid_sampler = f"{sampler}(len(valid[0]), {data.valid_batch_size})"
+    if draft.rung <= INDEXED:
+        if data.transform is not None:
+            lines.append(f"train, valid = {data.transform}(train), {data.transform}(valid)")
+        in_order = draft.need("clearloop.rungs.data:in_order")
+        return [
+            *lines,
+            f"valid_batches = list({in_order}(valid, {data.valid_batch_size}))",
+            f"sampler = {train_sampler}",
+        ]
+    kind = draft.need(f"clearloop.rungs.data:{'Dataset' if data.transform is None else 'StoredDataset'}")
+    more = "" if data.transform is None else f", {data.transform}"
+    if draft.rung == INDEXED + 1:
+        return [
+            f"valid_batches = [{kind}(*valid{more})[indices] for indices in {valid_sampler}]",
+            f"sampler = {train_sampler}",
+            f"train = {kind}(*train{more})",
+        ]
+    loader = draft.need("clearloop.rungs.loader:TensorLoader")
+    valid_dl = f"{loader}({kind}(*valid{more}), {valid_sampler})"
+    if data.augment is None:
+        lines.append(f"train_dl = {loader}({kind}(*train{more}), {train_sampler})")
+    else:
+        loader = draft.need("clearloop.rungs.loader:AugmentingLoader")
+        lines.append(f"train_dl = {loader}({kind}(*train{more}), {train_sampler}, {keyed_augment(draft, data)})")
+    return [*lines, f"valid_dl = {valid_dl}"]
+
+
+def keyed_augment(draft: Draft, data: Data) -> str:
+    """The augmentation, with random numbers that belong to the sample."""
+    assert data.augment is not None
+    if data.seed is None:
+        raise EjectError("data that are augmented and not shuffled cannot be printed: expected shuffle=True")
+    return f"{draft.need('clearloop.rungs.data:keyed')}({data.augment}, {data.seed})"
+
+
+# -- model -------------------------------------------------------------------------------------------------------------
+
+
+def print_model(draft: Draft, model: nn.Module) -> tuple[str, list[str]]:
+    """What to call the model, and the lines that make it. `model` is the one of the run, or one of its form."""
+    ours = is_buildable(draft.recipe.model, "model")
+    if draft.rung == 1:
+        lines = byhand.layers_text(draft.printer, model)
+        return (call_text(draft.recipe) if ours else "a net of layers in a row"), lines
+    text = print_call(draft.printer, draft.recipe.model) if ours else own_model(draft)
+    return (text if ours or len(text) < 80 else "a net"), [f"model = {text}"]
+
+
+def call_text(recipe: Recipe) -> str:
+    """The call that made a model of ours."""
+    return f"{name_of(recipe.model)}({arguments_text(recipe.model)})"
+
+
+def own_model(draft: Draft) -> str:
+    """A model of the user's as an expression. Raises EjectError where it is not known how it was made."""
+    objects = draft.objects
+    if objects is None:
+        require_printable(draft.recipe.model, "model")
+        raise AssertionError
+    model, given = objects.model, objects.model_expr
+    kind = type(model).__name__
+    if callable(given):
+        text = f"{need_object(draft.printer, given, 'model_expr')}()"
+        require_same(given, model, text)
+        return text
+    namespace = dict(objects.namespace)
+    guess = given if given is not None else torch_expression(model) or f"{kind}()"
+    if given is None and guess.startswith("nn."):
+        namespace["nn"] = nn
+    try:
+        require_same(lambda: eval(guess, namespace), model, guess)
+    except EjectError as error:
+        if given is not None:
+            raise
+        raise EjectError(
+            f"the model, a {kind}, does not remember the arguments that it was made with; say them, as in "
+            f'learn.eject(model_expr="{kind}(...)") (tried without: {error})'
+        ) from None
+    return need_expression(draft.printer, guess, namespace, "model")
+
+
+def require_same(make: Callable[[], Any], model: nn.Module, text: str) -> None:
+    """Raise EjectError unless `make` gives a model of the same layers, and weights of the same names and shapes."""
+    with rng.preserved():
+        try:
+            again = make()
+        except Exception as error:  # a user's own code can raise anything
+            raise EjectError(f"{text} cannot be evaluated: {type(error).__name__}: {error}") from None
+    if not isinstance(again, nn.Module):
+        raise EjectError(f"{text} gives {type(again).__name__}: expected a model")
+    if signature(again) != signature(model):
+        raise EjectError(f"{text} gives another model than the one that was trained: {differing(again, model)}")
+
+
+def differing(again: nn.Module, model: nn.Module) -> str:
+    """The first difference between two models."""
+    for name, now, then in zip(
+        ("layers", "weights", "frozen weights"), signature(again), signature(model), strict=True
+    ):
+        if now == then:
+            continue
+        if isinstance(now, str) and isinstance(then, str):
+            lines = zip_longest(
+                map(str.strip, now.splitlines()), map(str.strip, then.splitlines()), fillvalue="nothing"
+            )
+            now, then = next(pair for pair in lines if pair[0] != pair[1])
+        return f"its {name} are {str(now)[:200]}, and were {str(then)[:200]}"
+    return "nothing that can be seen"
+
+
+def torch_expression(model: nn.Module) -> str | None:
+    """Layers of torch, or a Sequential of them, as the expression that made them: torch prints most of them so."""
+    kind = type(model)
+    if kind is nn.Sequential:
+        names = list(model._modules)
+        inner = [torch_expression(layer) for layer in model._modules.values() if layer is not None]
+        if names != [str(number) for number in range(len(names))] or None in inner or len(inner) < len(names):
+            return None
+        return f"nn.Sequential({', '.join(map(str, inner))})"
+    if not kind.__module__.startswith(TORCH_LAYERS) or list(model.children()):
+        return None
+    return f"nn.{short_repr(model)}"
+
+
+def short_repr(layer: nn.Module) -> str:
+    """A layer as torch prints it, without the arguments that are the defaults.
+
+    >>> short_repr(nn.Conv2d(1, 8, 3, padding=1)), short_repr(nn.Linear(3, 2))
+    ('Conv2d(1, 8, kernel_size=(3, 3), padding=(1, 1))', 'Linear(3, 2)')
+    """
+    kind = type(layer)
+    parameters = inspect.signature(kind).parameters
+    kept: list[str] = []
+    for argument in re.split(r",\s+(?![^()]*\))", repr(layer)[len(kind.__name__) + 1 : -1]):
+        name, _, value = argument.partition("=")
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        plain = value in (repr(default), f"({default}, {default})")
+        if not value or not plain:
+            positional = name in list(parameters)[: len(kept) + 1] and name in ("in_features", "out_features", "p")
+            kept.append(value if positional and value else argument)
+    return f"{kind.__name__}({', '.join(filter(None, kept))})"
+
+
+def print_weights(draft: Draft) -> list[str]:
+    """Lines that put the initial weights from the file beside the program into the model."""
+    draft.printer.need_import("pathlib", "Path")
+    draft.printer.need_import("numpy as np")
+    return [
+        'weights = np.load(Path(__file__).with_suffix(".weights.npz"))  # the first ones, which no seed gives',
+        "with torch.no_grad():",
+        f"    for name, tensor in {named_weights(draft)}.items():",
+        "        tensor.copy_(torch.from_numpy(weights[name]))",
+    ]
+
+
+def named_weights(draft: Draft) -> str:
+    """All tensors of the model by name, as an expression."""
+    if draft.rung == 1:
+        return "model.named_parameters()"
+    return f"{draft.need('clearloop.weights:named_tensors')}(model)"
+
+
+# -- optimizer and schedule --------------------------------------------------------------------------------------------
+
+
+def print_optimizer(draft: Draft) -> tuple[list[str], dict[str, str]]:
+    """Lines before the loop, and arguments for it."""
+    description, lr = draft.recipe.opt_func, value_text(draft.plan["lr"])
+    if not is_buildable(description, "optimizer"):
+        return own_optimizer(draft, lr)
+    if draft.rung <= BY_HAND:
+        update = byhand.update_text(draft.printer, description, draft.rung)
+        if draft.rung < BY_HAND:
+            return [], {"lr": lr, **({} if update is None else {"update": update})}
+        update = update or draft.need("clearloop.rungs.updates:sgd")
+        return [f"opt = {draft.need('clearloop.rungs.optimizers:Optimizer')}(model.parameters(), {lr}, {update})"], {}
+    options = arguments_text({"kwargs": description.get("kwargs", {})})
+    more = f", {options}" if options else ""
+    return [f"opt = torch.optim.{name_of(description)}(model.parameters(), lr={lr}{more})"], {}
+
+
+def own_optimizer(draft: Draft, lr: str) -> tuple[list[str], dict[str, str]]:
+    """An optimizer of the user's, made as the Learner makes it."""
+    if draft.objects is None:
+        require_printable(draft.recipe.opt_func, "optimizer")
+        raise AssertionError
+    if draft.rung < BY_HAND:
+        name = name_of(draft.recipe.opt_func)
+        raise EjectError(f"rung {draft.rung} moves the weights without an optimizer, got {name}; see rungs 3 to 7")
+    made = component_text(draft.printer, draft.objects.opt_func, "optimizer")
+    if made.startswith("partial("):
+        made = f"{made}"
+    return [f"opt = {made}(list(model.parameters()), {lr})"], {}
+
+
+def schedule_kind(plan: Mapping[str, Any], rung: int) -> str | None:
+    """The argument of a loop that a fit's schedule is; None where it has none."""
+    if plan["schedule"] is None:
+        return None
+    if plan["per"] is None:
+        return "schedule"
+    if plan["per"] == "step":
+        return "step_scheduler"
+    if rung <= BY_HAND:
+        return "scheduler"
+    return "plateau_scheduler" if name_of(plan["schedule"]) == "ReduceLROnPlateau" else "epoch_scheduler"
+
+
+def print_schedule(draft: Draft) -> tuple[list[str], dict[str, str]]:
+    """Lines before the loop, and arguments for it."""
+    schedule, kind = draft.plan["schedule"], schedule_kind(draft.plan, draft.rung)
+    if kind is None:
+        return [], {}
+    if kind == "schedule":
+        if not is_buildable(schedule, "schedule") and draft.objects is not None:
+            return [], {kind: component_text(draft.printer, draft.objects.schedule, "schedule")}
+        require_printable(schedule, "schedule")
+        return [], {kind: print_call(draft.printer, schedule)}
+    require_printable(schedule, "schedule")
+    if draft.rung <= BY_HAND:
+        if kind == "step_scheduler":
+            raise EjectError(
+                f"rung {draft.rung} asks a scheduler after epochs alone, got {name_of(schedule)} after steps; see "
+                "rungs 4 to 7"
+            )
+        return [], {kind: byhand.scheduler_text(draft.printer, schedule, draft.plan["lr"], draft.rung)}
+    draft.printer.need_import("torch.optim", "lr_scheduler")
+    options = arguments_text(schedule)
+    return [f"scheduler = lr_scheduler.{name_of(schedule)}(opt{', ' if options else ''}{options})"], {kind: "scheduler"}
+
+
+# -- loss and metrics --------------------------------------------------------------------------------------------------
+
+
+def print_loss(draft: Draft) -> str:
+    """The loss as an expression."""
+    description = draft.recipe.loss_func
+    if is_buildable(description, "loss"):
+        return print_call(draft.printer, description)
+    if draft.objects is None:
+        require_printable(description, "loss")
+        raise AssertionError
+    return component_text(draft.printer, draft.objects.loss_func, "loss")
+
+
+def print_metrics(draft: Draft) -> list[str]:
+    """The metrics as expressions."""
+    objects = [None] * len(draft.recipe.metrics) if draft.objects is None else draft.objects.metrics
+    return [print_metric(draft, *both) for both in zip(draft.recipe.metrics, objects, strict=True)]
+
+
+def print_metric(draft: Draft, description: Any, metric: Metric | None) -> str:
+    """A metric of clearloop.metrics, or a function of the user's."""
+    try:
+        name = build(description, "metric").name
+    except ConfigError:
+        if metric is not None and getattr(metric.sums, "func", None) is weighted:
+            function = component_text(draft.printer, metric.sums.args[0], "metric")  # type: ignore[attr-defined]
+            return f"{draft.need('clearloop.metrics:mean_metric')}({value_text(metric.name)}, {function})"
+        shown = name_of(description) if isinstance(description, dict) else description
+        raise EjectError(
+            f"the metric {shown} cannot be printed: expected metrics of clearloop.metrics, or with learn.eject() a "
+            "function (preds, targets) -> mean"
+        ) from None
+    if match := re.fullmatch(r"top_(\d+)_accuracy", name):
+        return f"{draft.need('clearloop.metrics:top_k_accuracy')}({match[1]})"
+    return draft.need(f"clearloop.metrics:{name}")
