@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full check doctest bench clean
+.PHONY: help train test test-full check doctest bench lessons clean
 
 help:
 	@echo "make train      install clearloop in $(VENV) and train the digit classifier on the embedded data"
 	@echo "make test       formatting, types, doctests and the quick tests"
 	@echo "make test-full  the same with every test, the slow ones too"
 	@echo "make bench      the benchmarks; ARGS=... chooses among them"
+	@echo "make lessons    run the lessons and store their outputs; NAMES=02 chooses among them"
 	@echo "make clean      remove what was built; runs/ and data stay"
 
 train: $(VENV)/.installed
@@ -37,6 +38,9 @@ doctest: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(ARGS)
 
+lessons: $(VENV)/.installed-test
+	$(BIN)/python lessons/execute.py $(NAMES)
+
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -52,7 +56,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	$(INSTALL) --no-build-isolation --editable ".[dev,notebook]"
 	touch $@
 
 # Some systems ship venv without ensurepip: there the system's pip puts a pip into the new environment.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from clearloop import rng
 from clearloop.data.mnist import Mnist, mnist
+from clearloop.data.sample import URLs, untar_data
 
 # The same examples on every machine, and nothing is timed.
 settings.register_profile("clearloop", deadline=None, derandomize=True, max_examples=50)
@@ -35,3 +37,11 @@ def _known_random_states() -> None:
 def digits() -> Mnist:
     """All of MNIST, read once; tests must not change it."""
     return mnist()
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The threes and sevens as folders of pictures, written once, in a cache of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLEARLOOP_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield untar_data(URLs.MNIST_SAMPLE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clearloop import models as models
+    from clearloop.autograd_graph import graph as graph
     from clearloop.callback import Callback as Callback
     from clearloop.callbacks.checkpoints import Checkpoints as Checkpoints
     from clearloop.callbacks.early_stopping import EarlyStopping as EarlyStopping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from clearloop.data.loaders import get_dls as get_dls
     from clearloop.data.mnist import get_data as get_data
     from clearloop.data.mnist import mnist as mnist
+    from clearloop.data.sample import URLs as URLs
+    from clearloop.data.sample import untar_data as untar_data
     from clearloop.errors import CheckpointError as CheckpointError
     from clearloop.errors import ClearloopError as ClearloopError
     from clearloop.errors import ConfigError as ConfigError
@@ -78,6 +81,7 @@ _HOME = {  # where each public name lives
     "Subset": "data.dataset",
     "TensorDataset": "data.dataset",
     "TorchSchedule": "schedules",
+    "URLs": "data.sample",
     "accuracy": "metrics",
     "constant": "schedules",
     "cosine": "schedules",
@@ -85,6 +89,7 @@ _HOME = {  # where each public name lives
     "fit": "rungs.fit",
     "get_data": "data.mnist",
     "get_dls": "data.loaders",
+    "graph": "autograd_graph",
     "mae": "metrics",
     "mnist": "data.mnist",
     "mnist_loss": "losses",
@@ -97,6 +102,7 @@ _HOME = {  # where each public name lives
     "rmse": "metrics",
     "soft_cross_entropy": "losses",
     "top_k_accuracy": "metrics",
+    "untar_data": "data.sample",
 }
 
 __all__ = sorted(_HOME)  # sorted by construction

@@ -282,6 +282,16 @@ def verify(run: Run, rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_H
     print("the program and the run agree to the bit")
 
 
+@app.command()
+def notebook2script(
+    notebooks: Annotated[list[Path], typer.Argument(help="notebooks (.ipynb) with cells that begin with #export")],
+) -> None:
+    """Write the marked cells of notebooks as modules: 03_minibatch.ipynb becomes exp/nb_03.py beside it."""
+    from clearloop.notebook2script import notebook2script
+
+    notebook2script(*notebooks)
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
