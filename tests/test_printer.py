@@ -2,8 +2,8 @@ import textwrap
 
 import pytest
 
-from clearloop.printing import printer as printing
 from clearloop.errors import EjectError
+from clearloop.printing import printer as printing
 from clearloop.printing.printer import Always, Given, Printer, bracketed, free_names, specialise
 
 

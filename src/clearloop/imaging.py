@@ -1,4 +1,4 @@
-"""Picture files and pictures of any mode to grey pixels, as the digits of MNIST are: bright strokes on black."""
+"""Picture files and pictures of any mode to pixels: grey as the digits of MNIST are (bright strokes on black), or RGB."""
 
 from __future__ import annotations
 
@@ -82,8 +82,40 @@ def grey_pixels(image: Image, size: tuple[int, int], dark_on_light: bool = False
     return torch.from_numpy(np.array(pixels))  # a copy: Pillow's own memory may not be written to
 
 
-def _grey(image: Image, background: int) -> np.ndarray:
-    """uint8 array of shape (h, w); where the picture is transparent, `background` shows."""
+def colour_pixels(image: Image, size: tuple[int, int]) -> Tensor:
+    """A picture as RGB pixels of the size that a model takes.
+
+    Args:
+        image: a PIL image of any mode that `grey_pixels` takes; transparent parts show white, as on a page.
+        size: (height, width) of the result. A picture of this size is not resampled, others keep their aspect ratio
+            and are padded with black.
+
+    Returns:
+        uint8 tensor of shape (3, height, width).
+
+    Raises:
+        DataError: another mode.
+
+    >>> from PIL import Image
+    >>> colour_pixels(Image.new("RGB", (4, 2), (255, 127, 0)), (2, 4))[:, 0, 0]
+    tensor([255, 127,   0], dtype=torch.uint8)
+    """
+    pixels = _colour(image)  # (h, w, 3)
+    if pixels.shape[:2] != tuple(size):
+        pixels = _padded(_resized(pixels, *_fitting(pixels.shape, size)), size)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W), a copy
+
+
+def is_grey(image: Image) -> bool:
+    """Whether a picture can hold no colour: a grey mode, or a palette of greys."""
+    if image.mode in ("P", "PA"):
+        palette = np.array(image.getpalette("RGB") or []).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
+
+
+def _plain(image: Image) -> Image:
+    """The picture in a mode with 8 bits a channel: 1, L, LA, P, PA, RGB or RGBA."""
     from PIL import Image
 
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -92,13 +124,33 @@ def _grey(image: Image, background: int) -> np.ndarray:
             raise DataError(
                 f"expected 16-bit grey values in [0, 65535], got {wide.min()}..{wide.max()}; convert them to 8 bits"
             )
-        return ((wide + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
     if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("CMYK", "YCbCr", "HSV", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(f"expected a grey or colour picture, got one of mode {image.mode}; convert it to RGB")
+    return image
+
+
+def _colour(image: Image) -> np.ndarray:
+    """uint8 array of shape (h, w, 3); where the picture is transparent, white shows."""
+    from PIL import Image
+
+    image = _plain(image)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    return np.asarray(Image.composite(image.convert("RGB"), white, image.getchannel("A")))
+
+
+def _grey(image: Image, background: int) -> np.ndarray:
+    """uint8 array of shape (h, w); where the picture is transparent, `background` shows."""
+    from PIL import Image
+
+    image = _plain(image)
     if not image.has_transparency_data:
         return np.asarray((image.convert("RGB") if image.mode == "P" else image).convert("L"))
     image = image.convert("RGBA")
@@ -123,7 +175,7 @@ def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Averages where each pixel comes of a whole number of pixels, else Lanczos resampling."""
     from PIL import Image
 
-    if pixels.shape == (height, width):
+    if pixels.shape[:2] == (height, width):
         return pixels
     whole = pixels.shape[0] % height == 0 and pixels.shape[1] % width == 0
     resample = Image.Resampling.BOX if whole else Image.Resampling.LANCZOS
@@ -136,7 +188,7 @@ def _padded(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _placed(pixels: np.ndarray, size: tuple[int, int], top: int, left: int) -> np.ndarray:
-    whole = np.zeros(size, np.uint8)
+    whole = np.zeros((*size, *pixels.shape[2:]), np.uint8)
     whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return whole
 
