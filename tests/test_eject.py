@@ -273,8 +273,7 @@ def step_lr():
 
 
 REFUSED = {
-    "averaged weights": ({"cbs": lambda: [cl.EMA(0.9)]}, "no callback that changes training or ends it, got EMA"),
-    "an early end": ({"cbs": lambda: [cl.EarlyStopping()]}, "or ends it, got EarlyStopping"),
+    "averaged weights": ({"cbs": lambda: [cl.EMA(0.9)]}, "no callback that changes training, got EMA"),
     "a callback of one's own": ({"cbs": lambda: [Quiet()]}, "got Quiet"),
     "a callback with a known name": ({"cbs": lambda: [Progress()]}, "got Progress"),
     "half precision": ({"precision": "bf16"}, "float32, got precision='bf16'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -144,8 +144,18 @@ def default_lr(opt_func: Any) -> float:
     return float(found) if isinstance(found, (int, float)) else 0.01
 
 
+def refuse_optimizer(opt: Any) -> NoReturn:
+    """Raise ConfigError for an optimizer that schedules cannot reach."""
+    raise ConfigError(
+        f"{type(opt).__name__} has no param_groups, where schedules set the learning rate; let it keep "
+        'self.param_groups = [{"params": [...], "lr": lr}], as torch\'s optimizers do, and read lr from there'
+    )
+
+
 def scaled_groups(opt: Any, lr: float) -> Any:
     """An optimizer whose parameter groups remember their learning rate as a multiple of `lr`, where it is another."""
+    if not isinstance(getattr(opt, "param_groups", None), list):  # eject: drop
+        refuse_optimizer(opt)  # eject: drop
     for group in opt.param_groups:
         if lr and "lr_scale" not in group and group["lr"] != lr:
             group["lr_scale"] = float(group["lr"]) / lr

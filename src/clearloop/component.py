@@ -36,7 +36,7 @@ def remember(factory: F) -> F:
     def build(*args: Any, **kwargs: Any) -> Any:
         built = factory(*args, **kwargs)
         bound = getattr(args[0], factory.__name__, None) if args and inspect.isclass(args[0]) else None
-        owner = [args[0]] if getattr(bound, "__func__", None) is build else []  # of a class method
+        owner = [args[0]] if bound is not None and inspect.unwrap(bound) is factory else []  # of a class method
         path = f"{factory.__module__}:{factory.__qualname__}"
         if not hasattr(built, "recipe_call"):  # a factory that filled in a default and called itself has set it
             built.recipe_call = {"path": path, **_arguments(args[len(owner) :], kwargs)}
@@ -114,13 +114,13 @@ def _instance(component: Any) -> dict[str, Any]:
     described = describe(type(component))
     if "path" not in described or isinstance(component, nn.Module) and list(component.parameters()):
         return {**_source(type(component)), "repr": repr(component)[:2000]}
-    kwargs = _kept_arguments(component)
+    kwargs = kept_arguments(component)
     if kwargs is None:
         return {"name": type(component).__qualname__, "repr": repr(component)[:2000]}
     return {**described, "kwargs": kwargs} if kwargs else described
 
 
-def _kept_arguments(component: Any) -> dict[str, Any] | None:
+def kept_arguments(component: Any) -> dict[str, Any] | None:
     """Constructor arguments, from attributes of the same names; None where one cannot be known."""
     try:
         parameters = inspect.signature(type(component)).parameters
@@ -151,6 +151,11 @@ def _source(thing: Any) -> dict[str, Any]:
 
 def source_of(thing: Any) -> str | None:
     """The source of a function or class, defined in a file or a notebook cell; None where there is none to be found."""
+    return _found_source(thing)
+
+
+@functools.lru_cache(256)  # whole files are parsed for it
+def _found_source(thing: Any) -> str | None:
     try:
         return textwrap.dedent(inspect.getsource(thing))
     except (OSError, TypeError):  # a class in a cell has no file of its own: its methods know the cell
@@ -164,6 +169,17 @@ def source_of(thing: Any) -> str | None:
             if isinstance(node, ast.ClassDef) and node.name == thing.__name__ and within(line, node):
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 return textwrap.dedent("".join(text.splitlines(True)[first - 1 : node.end_lineno]))
+    return _source_in_cells(thing) if inspect.isclass(thing) and thing.__module__ == "__main__" else None
+
+
+def _source_in_cells(thing: type) -> str | None:
+    """The source of a class without methods of its own, from the newest notebook cell that defines one of its name."""
+    for name in reversed(list(linecache.cache)):
+        text = "".join(linecache.getlines(name)) if "ipykernel" in name or name.startswith("<ipython") else ""
+        for node in ast.parse(text).body if f"class {thing.__name__}" in text else ():
+            if isinstance(node, ast.ClassDef) and node.name == thing.__name__:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return "".join(text.splitlines(True)[first - 1 : node.end_lineno])
     return None
 
 

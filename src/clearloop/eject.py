@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from clearloop import durable
-from clearloop.buildable import is_buildable
 from clearloop.data.dataset import Dataset, ItemDataset, is_plain
-from clearloop.data.loader import DataLoader, Loader, collate
+from clearloop.data.loader import DataLoader, ForeignLoader, Loader, collate
 from clearloop.data.sampler import SequentialSampler, ShuffleSampler
 from clearloop.errors import EjectError
 from clearloop.guard import evaluating
 from clearloop.printing.assembly import assemble
 from clearloop.printing.byhand import require_rows
 from clearloop.printing.draft import Arrays, Objects
-from clearloop.printing.printable import refuse_unprintable
+from clearloop.printing.printable import data_in_a_file, refuse_unprintable
 from clearloop.recipe import Recipe
 from clearloop.rundir import RunDirectory
 from clearloop.tree import length
@@ -51,6 +50,8 @@ class Program:
         Raises: StorageError.
         """
         path = Path(path)
+        if not path.parent.is_dir():
+            raise EjectError(f"the program cannot be written: there is no folder {path.parent}")
         for kind, tensors in (("weights", self.weights), ("data", self.data)):
             if tensors is not None:
                 durable.write_file(path.with_suffix(f".{kind}.npz"), packed(tensors))
@@ -101,10 +102,15 @@ def eject_learner(learn: Learner, rung: int, model_expr: str | Callable[[], nn.M
     if not learn.plans:
         raise EjectError("there is nothing to print yet: call fit first")
     recipe = recipe_of(learn)
+    for loader, part in ((learn.dls.train, "training"), (learn.dls.valid, "validation")):
+        if isinstance(loader, ForeignLoader):  # of which a recipe knows nothing
+            stored(loader, part)
     refuse_unprintable(recipe, rung)
+    require_plain(learn)
+    require_unchanged(learn, recipe)
     if learn.first_weights is None:
         raise EjectError("the weights that training began with are not known: the Learner was loaded without them")
-    arrays = None if is_buildable(recipe.data, "data") else arrays_of(learn)
+    arrays = None if data_in_a_file(recipe.data) else arrays_of(learn)
     namespace = {
         name: value for module in ("__main__", type(learn.model).__module__) for name, value in names_in(module)
     }
@@ -112,11 +118,49 @@ def eject_learner(learn: Learner, rung: int, model_expr: str | Callable[[], nn.M
         learn.model, model_expr, namespace, learn.loss_func, learn.opt_func, learn.schedule, learn.metrics, arrays
     )
     weights = None if weights_come_from_seed(learn, learn.first_weights) else learn.first_weights
+    halves = [name for name, tensor in (weights or {}).items() if tensor.dtype == torch.bfloat16]
+    if halves:
+        raise EjectError(
+            f"the first weights cannot be written: expected types that NumPy has, got bfloat16 ({halves[0]})"
+        )
     text = assemble(recipe, rung, weights is not None, objects)
     if rung == 1:
         with evaluating(learn.model):
             require_rows(learn.model, learn.prepared().example[0][:2])
     return checked(Program(text, weights, None if arrays is None else arrays.tensors))
+
+
+def require_plain(learn: Learner) -> None:
+    """Raise EjectError for a model with hooks, which its source does not show, or that evaluation changes."""
+    for name, module in learn.model.named_modules():
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, kind, None) for kind in hooks):
+            raise EjectError(
+                f"the model has hooks, at {name or 'its top'}, which a program would not have; remove them"
+            )
+    for name, parameter in learn.model.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise EjectError(f"the weights {name} have hooks, which a program would not have; remove them")
+    state = learn.prepared()
+    with evaluating(learn.model), torch.no_grad():
+        before = {name: buffer.clone() for name, buffer in learn.model.named_buffers()}
+        state.forward(state.example[0])
+        changed = [name for name, buffer in learn.model.named_buffers() if not torch.equal(before[name], buffer)]
+    if changed:
+        raise EjectError(
+            f"the model changes its buffer {changed[0]!r} in evaluation too, which the Learner undoes and a program "
+            "would not; change it only `if self.training`"
+        )
+
+
+def require_unchanged(learn: Learner, recipe: Recipe) -> None:
+    """Raise EjectError for a Learner of a run on disk whose data, loss or optimizer are no longer the run's."""
+    if learn.run is None or not learn.run.run.recipe.exists():
+        return
+    then = Recipe.read(learn.run.run.read_recipe(), str(learn.run.run.recipe))
+    for part in ("fingerprint", "loss_func", "opt_func"):
+        if getattr(then, part) != getattr(recipe, part):
+            raise EjectError(f"the {part} of this Learner is not the one that {learn.run.path} was trained with")
 
 
 def names_in(module: str) -> Iterable[tuple[str, Any]]:

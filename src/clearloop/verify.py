@@ -116,7 +116,7 @@ def parse(output: str) -> dict[str, str]:
     for line in output.splitlines():
         epoch, *pairs = re.split(r"\s{2,}", line.strip())
         if epoch.startswith("epoch "):
-            found |= {f"{epoch} {name}": value for name, value in (pair.split(" ", 1) for pair in pairs)}
+            found |= {f"{epoch} {name}": value for name, value in (pair.rsplit(" ", 1) for pair in pairs)}
         elif epoch.startswith("sha256 "):
             found["sha256"] = epoch.split(" ", 1)[1]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import clearloop
 from clearloop.rungs import losses
 
 CLASSES = 7
@@ -69,11 +71,63 @@ def test_the_naive_forms_do_overflow_there() -> None:
     assert torch.isfinite(losses.log_softmax(big)).all()
 
 
-def test_sigmoid_stays_finite_with_its_gradient_at_the_extremes() -> None:
-    x = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4], requires_grad=True)
-    losses.sigmoid(x).sum().backward()
+EDGES = [-torch.inf, -1e4, -90.0, -1.0, -0.0, 0.0, 1.0, 90.0, 1e4, torch.inf]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid_has_the_values_and_gradients_of_torch_also_at_zero_and_at_the_extremes(dtype: torch.dtype) -> None:
+    x = torch.tensor(EDGES, dtype=dtype, requires_grad=True)
     torch.testing.assert_close(losses.sigmoid(x), x.sigmoid())
-    assert torch.isfinite(x.grad).all()
+    (found,) = torch.autograd.grad(losses.sigmoid(x).sum(), x)
+    (expected,) = torch.autograd.grad(x.sigmoid().sum(), x)
+    torch.testing.assert_close(found, expected)
+    assert found[EDGES.index(0.0)] == 0.25
+
+
+def test_the_gradient_of_sigmoid_agrees_with_finite_differences_at_zero() -> None:
+    x = torch.tensor([-3.0, -1e-9, 0.0, 1e-9, 3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(losses.sigmoid, x)
+
+
+def test_sigmoid_does_not_hide_what_is_lost() -> None:
+    assert losses.sigmoid(torch.tensor(torch.nan)).isnan()
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_mnist_loss_has_the_value_and_gradient_of_the_librarys(shape: tuple[int, ...]) -> None:
+    preds = torch.tensor([0.0, 0.0, 1.5, -2.0, 1e4, -1e4], dtype=torch.float64).view(shape).requires_grad_()
+    targets = torch.tensor([1, 0, 1, 0, 0, 1]).view(shape)
+    torch.testing.assert_close(losses.mnist_loss(preds, targets), clearloop.losses.mnist_loss(preds, targets))
+    (found,) = torch.autograd.grad(losses.mnist_loss(preds, targets), preds)
+    (expected,) = torch.autograd.grad(clearloop.losses.mnist_loss(preds, targets), preds)
+    torch.testing.assert_close(found, expected)
+    assert found.count_nonzero() == 4
+
+
+def test_logsumexp_of_infinite_logits_is_that_of_torch() -> None:
+    inf = torch.inf
+    rows = [[-inf, -inf], [inf, 0.0], [inf, inf], [inf, -inf], [-inf, 3.0], [1.0, 2.0], [torch.nan, 0.0]]
+    x = torch.tensor(rows, requires_grad=True)
+    expected = torch.tensor([-inf, inf, inf, inf, 3.0, math.log(math.e + math.e**2), torch.nan])
+    torch.testing.assert_close(losses.logsumexp(x), expected, equal_nan=True)
+    torch.testing.assert_close(losses.logsumexp(x), x.logsumexp(dim=1), equal_nan=True)
+    (found,) = torch.autograd.grad(losses.logsumexp(x).sum(), x)
+    (theirs,) = torch.autograd.grad(x.logsumexp(dim=1).sum(), x)
+    torch.testing.assert_close(found, theirs, equal_nan=True)
+
+
+def test_a_class_that_is_ruled_out_leaves_the_gradient_of_the_others_as_torch_has_it() -> None:
+    preds = torch.tensor([[-torch.inf, 1.0, 2.0]], requires_grad=True)
+    (found,) = torch.autograd.grad(losses.cross_entropy(preds, torch.tensor([1])), preds)
+    (expected,) = torch.autograd.grad(F.cross_entropy(preds, torch.tensor([1])), preds)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loss", [losses.mse, losses.l1, losses.mnist_loss])
+@pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((4, 2), (1, 2)), ((4,), ())])
+def test_shapes_that_differ_are_refused_rather_than_broadcast(loss: Callable, shapes: tuple[tuple, tuple]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"same shape, got {shapes[0]} and {shapes[1]};")):
+        loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
 def test_one_class_costs_nothing() -> None:

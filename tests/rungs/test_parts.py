@@ -54,6 +54,18 @@ def test_one_part_is_the_whole_to_the_bit(size: int, dtype: torch.dtype) -> None
     assert not loss.requires_grad
 
 
+def test_parts_have_the_bits_of_batches_of_their_own() -> None:
+    net, x = nn.Linear(6, 4), torch.randn(36, 6)
+    found: list[Tensor] = []
+
+    def watched(inputs: Tensor) -> Tensor:
+        found.append(net(inputs))
+        return found[-1]
+
+    backward_in_parts(watched, F.cross_entropy, x, torch.zeros(36, dtype=torch.long), 9)
+    assert all(torch.equal(mine, net(part.clone())) for mine, part in zip(found, x.split(9), strict=True))
+
+
 def test_the_same_parts_have_the_same_bits() -> None:
     (loss, grads), (again, same) = in_parts(31, 7, torch.float32), in_parts(31, 7, torch.float32)
     assert torch.equal(loss, again)

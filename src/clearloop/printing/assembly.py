@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from typing import Any
@@ -13,18 +14,16 @@ from clearloop.environment import clearloop_version
 from clearloop.printing import byhand
 from clearloop.printing.draft import BY_HAND, INDEXED, Data, Draft, Objects
 from clearloop.printing.expressions import value_text, wrap_all
+from clearloop.printing.model import named_weights, print_model, print_weights
 from clearloop.printing.parts import (
     held_out,
     keyed_augment,
-    named_weights,
     print_data,
     print_loaders,
     print_loss,
     print_metrics,
-    print_model,
     print_optimizer,
     print_schedule,
-    print_weights,
     schedule_kind,
 )
 from clearloop.printing.printable import require_printable
@@ -61,6 +60,8 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
     draft = Draft(printer, recipe, rung, objects)
     for module in ("argparse", "torch"):
         printer.need_import(module)
+    for name in ("SEED", "EPOCHS", "main", "parser", "arguments"):
+        printer.claim(name, "the program's own")
     title, model = print_model(draft, model_of(recipe, objects))
     data = print_data(draft)
     weights = print_weights(draft) if from_file else []
@@ -89,6 +90,7 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
         loop_call(draft, loss, options),
         f'print("sha256", {draft.need("clearloop.weights:weights_sha256")}({named_weights(draft)}))',
     ]
+    claim_variables(printer, body)
     return TEMPLATE.format(
         title=textwrap.fill(f"Trains {title}: a plain PyTorch program, rung {rung} of 7 ({ABOUT[rung]}).", WIDTH - 8),
         version=clearloop_version(),
@@ -103,6 +105,13 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
         pieces=printer.text(),
         body="\n".join(f"    {line}" if line else "" for line in wrap_all(body)),
     )
+
+
+def claim_variables(printer: Printer, body: list[str]) -> None:
+    """Raise EjectError for a part of the user's that has the name of a variable of `main`: it could not be called."""
+    for node in ast.walk(ast.parse("\n".join(body))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            printer.claim(node.id, "a variable of the program's")
 
 
 TEMPLATE = '''"""{title}
@@ -137,8 +146,10 @@ def loop_call(draft: Draft, loss: str, options: dict[str, str]) -> str:
     """The line that trains."""
     loop, rung = draft.need(LOOPS[draft.rung]), draft.rung
     arguments = ["EPOCHS", "model", loss, *(["opt"] if rung >= BY_HAND else [])]
+    first_lr = options.pop("lr", None)
+    lr = [] if first_lr is None or "schedule" in options else [f"lr={first_lr}"]
     if rung <= INDEXED + 1:
-        arguments += ["train", "valid_batches", "sampler", *([f"lr={options.pop('lr')}"] if rung < BY_HAND else [])]
+        arguments += ["train", "valid_batches", "sampler", *lr]
     else:
         arguments += ["train_dl", "valid_dl"]
     return f"{loop}({', '.join([*arguments, *(f'{name}={text}' for name, text in options.items())])})"
@@ -178,6 +189,8 @@ def what_is_known(recipe: Recipe, rung: int, objects: Objects | None) -> dict[st
         "augment": known(augmentation(recipe, objects), "KeyedAugment"),
         "dropout": known(model.get("dropout"), "float"),
     }
+    if kind == "schedule":
+        found |= {"raw_layers.lr": None, "parameters.lr": None}  # it is the schedule's from the first step on
     if rung <= 2:
         found["update"] = known(not byhand.is_plain_descent(recipe.opt_func), "Update")
     if is_buildable(recipe.data, "data") and not recipe.data["path"].endswith(".npz"):

@@ -33,11 +33,12 @@ def layers_text(printer: Printer, model: nn.Module) -> list[str]:
     seen: set[int] = set()
     for name, layer in in_a_row(model):
         text = layer_text(printer, layer)
-        if id(layer) in seen:
+        weights = {id(layer), *map(id, layer.parameters())}
+        if seen & weights:
             raise EjectError(
                 f"rung 1 gives every layer its own weights, and {name!r} shares another's; see rungs 2 to 7"
             )
-        seen.add(id(layer))
+        seen |= weights
         if text is not None:
             lines.append(f'        "{name}": {text},')
     return [*lines, "    }", ")"]
@@ -68,8 +69,9 @@ def require_rows(model: nn.Module, inputs: Any) -> None:
 def layer_text(printer: Printer, layer: nn.Module) -> str | None:
     """A layer by hand; None for one that does nothing."""
     kind = type(layer)
-    if isinstance(layer, nn.Linear) and kind is nn.Linear and layer.bias is not None:
-        return f"{printer.need(f'{LAYERS}:Linear')}({layer.in_features}, {layer.out_features})"
+    if isinstance(layer, nn.Linear) and kind is nn.Linear and layer.weight.dtype == torch.float32:
+        name = "LinearWithoutBias" if layer.bias is None else "Linear"
+        return f"{printer.need(f'{LAYERS}:{name}')}({layer.in_features}, {layer.out_features})"
     if kind in (nn.ReLU, nn.Tanh, nn.Sigmoid):
         return f"{printer.need(f'{LAYERS}:{kind.__name__}')}()"
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
@@ -79,9 +81,16 @@ def layer_text(printer: Printer, layer: nn.Module) -> str | None:
     if kind is nn.Identity:
         return None
     raise EjectError(
-        f"rung 1 writes layers out by hand, which it can for {KNOWN_LAYERS}; got {str(layer).split('(')[0]}. "
+        f"rung 1 writes layers out by hand, which it can for {KNOWN_LAYERS}; got {shown(layer)}. "
         "Rungs 2 to 7 take any model"
     )
+
+
+def shown(layer: nn.Module) -> str:
+    """What to call a layer that has no form by hand."""
+    if type(layer) is not nn.Linear:
+        return type(layer).__name__
+    return f"Linear of {str(layer.weight.dtype).removeprefix('torch.')}"
 
 
 def is_plain_descent(description: Mapping[str, Any]) -> bool:
@@ -132,6 +141,8 @@ def scheduler_text(printer: Printer, description: Mapping[str, Any], lr: float, 
     given = {key: value for key, value in bound.arguments.items() if key != "optimizer"}
     if given.get("mode") == "min":
         del given["mode"]
+    if 0 in given.get("milestones", ()):  # torch asks before the first epoch, the loops by hand after it
+        raise EjectError(f"rung {rung} asks {name} after epochs alone, got the milestone 0; see rungs 4 to 7")
     unknown = set(given) - set(inspect.signature(getattr(ours, name)).parameters)
     if unknown or isinstance(given.get("min_lr"), list):
         option = sorted(unknown or {"min_lr"})[0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -26,6 +28,13 @@ def print_call(printer: Printer, description: Mapping[str, Any]) -> str:
     else:
         printer.need_import("torch", "nn")
         function = f"nn.{name}"
+    if module == "clearloop.schedules":  # numbers that nobody would understand without their names
+        makes = inspect.signature(getattr(import_module(module), name))
+        try:
+            bound = makes.bind(*description.get("args", []), **description.get("kwargs", {}))
+        except TypeError as error:
+            raise EjectError(f"the schedule {name} cannot be made as the recipe says: {error}") from None
+        description = {**description, "args": [], "kwargs": bound.arguments}
     if module.startswith("clearloop.models"):  # our models take None for "left out"
         named = {key: value for key, value in description.get("kwargs", {}).items() if value is not None}
         description = {**description, "kwargs": named}
@@ -34,9 +43,9 @@ def print_call(printer: Printer, description: Mapping[str, Any]) -> str:
 
 def is_handed_on(module: str, name: str) -> bool:
     """Whether a function is itself the component, rather than what makes it."""
-    if module == "clearloop.data.augment":
+    if module.startswith("clearloop."):
         return not hasattr(getattr(import_module(module), name), "__wrapped__")
-    return module in ("torch.nn.functional", "clearloop.losses")
+    return module == "torch.nn.functional"
 
 
 def called(printer: Printer, function: str, options: str, handed_on: bool) -> str:
@@ -92,8 +101,24 @@ def wrap_all(lines: list[str]) -> list[str]:
             continue
         parts = [source_of_part(line, part) for part in call.args]
         parts += [f"{keyword.arg}={source_of_part(line, keyword.value)}" for keyword in call.keywords]
-        wrapped += bracketed(line.split("(")[0], parts, width=WIDTH - 4)
-    return wrapped
+        wrapped += bracketed(line.split("(")[0], [wrap_part(part) for part in parts], width=WIDTH - 4)
+    return "\n".join(wrapped).split("\n")
+
+
+def wrap_part(part: str) -> str:
+    """A long argument over several lines, as they stand within a call: a list or a call is broken at its commas."""
+    name, equals, value = part.partition("=") if re.match(r"\w+=[^=]", part) else ("", "", part)
+    node = ast.parse(value, mode="eval").body
+    if len(part) + 9 <= WIDTH or not isinstance(node, (ast.List, ast.Call)):
+        return part
+    if isinstance(node, ast.List):
+        head, inner, ends = f"{name}{equals}", [ast.get_source_segment(value, item) or "" for item in node.elts], "[]"
+    else:
+        head, ends = f"{name}{equals}{ast.get_source_segment(value, node.func)}", "()"
+        inner = [ast.get_source_segment(value, item) or "" for item in node.args]
+        inner += [f"{item.arg}={ast.get_source_segment(value, item.value)}" for item in node.keywords]
+    lines = [f"{head}{ends[0]}", *(f"    {wrap_part(item)}," for item in inner), ends[1]]
+    return "\n".join(lines).replace("\n", "\n    ")
 
 
 def source_of_part(line: str, part: ast.expr) -> str:

@@ -1,34 +1,30 @@
-"""The parts of a program, one function each: data, model, optimizer, schedule, loss, metrics."""
+"""The parts of a program but for its model, one function each: data, optimizer, schedule, loss, metrics."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Mapping
-from itertools import zip_longest
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
-from clearloop import rng
 from clearloop.buildable import build, is_augmentation, is_buildable
+from clearloop.component import unwrapped
 from clearloop.data.mnist import VALID_IMAGES
 from clearloop.errors import ConfigError, EjectError
 from clearloop.metrics import Metric, weighted
 from clearloop.printing import byhand
 from clearloop.printing.draft import BY_HAND, INDEXED, Data, Draft
 from clearloop.printing.expressions import arguments_text, name_of, print_call, value_text
-from clearloop.printing.printable import require_printable
-from clearloop.printing.usercode import component_text, need_expression, need_object
-from clearloop.rebuild import signature
+from clearloop.printing.printable import refuse, require_printable
+from clearloop.printing.usercode import component_text
 from clearloop.recipe import Recipe
-
-TORCH_LAYERS = "torch.nn.modules."
 
 
 def held_out(recipe: Recipe) -> Any:
     """How much of the training data is held out, as the recipe says it; None where other files are."""
-    return VALID_IMAGES if recipe.data["path"].endswith(".mnist") else recipe.data.get("kwargs", {}).get("valid")
+    options = recipe.data.get("kwargs", {})
+    if recipe.data["path"].endswith(".mnist"):
+        return None if options.get("test") else VALID_IMAGES
+    return options.get("valid")
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -61,7 +57,8 @@ def data_in_files(draft: Draft) -> Data:
         files = "train-* and t10k-*" if held is None else "train-*"
         source = f"folder with the IDX files {files}, gzipped or not"
         parts, scale = draft.need("clearloop.data.loaders:idx_parts"), []
-        transform = draft.need("clearloop.data.loaders:scale_images")
+        scaling = "images_as_targets" if options.get("targets") == "inputs" else "scale_images"
+        transform = draft.need(f"clearloop.data.loaders:{scaling}")
     lines = [f"train, valid = {parts}({', '.join(arguments)})", *scale]
     augment, valid_batch_size = options.get("augment"), options.get("valid_batch_size", 512)
     if type(batch_size) is not int or type(valid_batch_size) is not int:
@@ -141,133 +138,6 @@ def keyed_augment(draft: Draft, data: Data) -> str:
     return f"{draft.need('clearloop.rungs.data:keyed')}({data.augment}, {data.seed})"
 
 
-# -- model -------------------------------------------------------------------------------------------------------------
-
-
-def print_model(draft: Draft, model: nn.Module) -> tuple[str, list[str]]:
-    """What to call the model, and the lines that make it. `model` is the one of the run, or one of its form."""
-    ours = is_buildable(draft.recipe.model, "model")
-    if draft.rung == 1:
-        lines = byhand.layers_text(draft.printer, model)
-        return (call_text(draft.recipe) if ours else "a net of layers in a row"), lines
-    text = print_call(draft.printer, draft.recipe.model) if ours else own_model(draft)
-    return (text if ours or len(text) < 80 else "a net"), [f"model = {text}"]
-
-
-def call_text(recipe: Recipe) -> str:
-    """The call that made a model of ours."""
-    return f"{name_of(recipe.model)}({arguments_text(recipe.model)})"
-
-
-def own_model(draft: Draft) -> str:
-    """A model of the user's as an expression. Raises EjectError where it is not known how it was made."""
-    objects = draft.objects
-    if objects is None:
-        require_printable(draft.recipe.model, "model")
-        raise AssertionError
-    model, given = objects.model, objects.model_expr
-    kind = type(model).__name__
-    if callable(given):
-        text = f"{need_object(draft.printer, given, 'model_expr')}()"
-        require_same(given, model, text)
-        return text
-    namespace = dict(objects.namespace)
-    guess = given if given is not None else torch_expression(model) or f"{kind}()"
-    if given is None and guess.startswith("nn."):
-        namespace["nn"] = nn
-    try:
-        require_same(lambda: eval(guess, namespace), model, guess)
-    except EjectError as error:
-        if given is not None:
-            raise
-        raise EjectError(
-            f"the model, a {kind}, does not remember the arguments that it was made with; say them, as in "
-            f'learn.eject(model_expr="{kind}(...)") (tried without: {error})'
-        ) from None
-    return need_expression(draft.printer, guess, namespace, "model")
-
-
-def require_same(make: Callable[[], Any], model: nn.Module, text: str) -> None:
-    """Raise EjectError unless `make` gives a model of the same layers, and weights of the same names and shapes."""
-    with rng.preserved():
-        try:
-            again = make()
-        except Exception as error:  # a user's own code can raise anything
-            raise EjectError(f"{text} cannot be evaluated: {type(error).__name__}: {error}") from None
-    if not isinstance(again, nn.Module):
-        raise EjectError(f"{text} gives {type(again).__name__}: expected a model")
-    if signature(again) != signature(model):
-        raise EjectError(f"{text} gives another model than the one that was trained: {differing(again, model)}")
-
-
-def differing(again: nn.Module, model: nn.Module) -> str:
-    """The first difference between two models."""
-    for name, now, then in zip(
-        ("layers", "weights", "frozen weights"), signature(again), signature(model), strict=True
-    ):
-        if now == then:
-            continue
-        if isinstance(now, str) and isinstance(then, str):
-            lines = zip_longest(
-                map(str.strip, now.splitlines()), map(str.strip, then.splitlines()), fillvalue="nothing"
-            )
-            now, then = next(pair for pair in lines if pair[0] != pair[1])
-        return f"its {name} are {str(now)[:200]}, and were {str(then)[:200]}"
-    return "nothing that can be seen"
-
-
-def torch_expression(model: nn.Module) -> str | None:
-    """Layers of torch, or a Sequential of them, as the expression that made them: torch prints most of them so."""
-    kind = type(model)
-    if kind is nn.Sequential:
-        names = list(model._modules)
-        inner = [torch_expression(layer) for layer in model._modules.values() if layer is not None]
-        if names != [str(number) for number in range(len(names))] or None in inner or len(inner) < len(names):
-            return None
-        return f"nn.Sequential({', '.join(map(str, inner))})"
-    if not kind.__module__.startswith(TORCH_LAYERS) or list(model.children()):
-        return None
-    return f"nn.{short_repr(model)}"
-
-
-def short_repr(layer: nn.Module) -> str:
-    """A layer as torch prints it, without the arguments that are the defaults.
-
-    >>> short_repr(nn.Conv2d(1, 8, 3, padding=1)), short_repr(nn.Linear(3, 2))
-    ('Conv2d(1, 8, kernel_size=(3, 3), padding=(1, 1))', 'Linear(3, 2)')
-    """
-    kind = type(layer)
-    parameters = inspect.signature(kind).parameters
-    kept: list[str] = []
-    for argument in re.split(r",\s+(?![^()]*\))", repr(layer)[len(kind.__name__) + 1 : -1]):
-        name, _, value = argument.partition("=")
-        default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        plain = value in (repr(default), f"({default}, {default})")
-        if not value or not plain:
-            positional = name in list(parameters)[: len(kept) + 1] and name in ("in_features", "out_features", "p")
-            kept.append(value if positional and value else argument)
-    return f"{kind.__name__}({', '.join(filter(None, kept))})"
-
-
-def print_weights(draft: Draft) -> list[str]:
-    """Lines that put the initial weights from the file beside the program into the model."""
-    draft.printer.need_import("pathlib", "Path")
-    draft.printer.need_import("numpy as np")
-    return [
-        'weights = np.load(Path(__file__).with_suffix(".weights.npz"))  # the first ones, which no seed gives',
-        "with torch.no_grad():",
-        f"    for name, tensor in {named_weights(draft)}.items():",
-        "        tensor.copy_(torch.from_numpy(weights[name]))",
-    ]
-
-
-def named_weights(draft: Draft) -> str:
-    """All tensors of the model by name, as an expression."""
-    if draft.rung == 1:
-        return "model.named_parameters()"
-    return f"{draft.need('clearloop.weights:named_tensors')}(model)"
-
-
 # -- optimizer and schedule --------------------------------------------------------------------------------------------
 
 
@@ -290,15 +160,18 @@ def print_optimizer(draft: Draft) -> tuple[list[str], dict[str, str]]:
 def own_optimizer(draft: Draft, lr: str) -> tuple[list[str], dict[str, str]]:
     """An optimizer of the user's, made as the Learner makes it."""
     if draft.objects is None:
-        require_printable(draft.recipe.opt_func, "optimizer")
-        raise AssertionError
+        refuse(draft.recipe.opt_func, "optimizer")
     if draft.rung < BY_HAND:
         name = name_of(draft.recipe.opt_func)
         raise EjectError(f"rung {draft.rung} moves the weights without an optimizer, got {name}; see rungs 3 to 7")
     made = component_text(draft.printer, draft.objects.opt_func, "optimizer")
-    if made.startswith("partial("):
-        made = f"{made}"
-    return [f"opt = {made}(list(model.parameters()), {lr})"], {}
+    if isinstance(unwrapped(draft.objects.opt_func)[0], type):
+        return [f"opt = {made}(list(model.parameters()), {lr})"], {}
+    scaled, first = draft.need("clearloop.adapters:scaled_groups"), value_text(draft.recipe.lr)
+    return [
+        f"opt = {scaled}({made}(list(model.parameters()), {first}), {first})  # groups keep their ratio to the rate",
+        f"{draft.need('clearloop.step:set_lr')}(opt, {lr})",
+    ], {}
 
 
 def schedule_kind(plan: Mapping[str, Any], rung: int) -> str | None:
@@ -346,8 +219,7 @@ def print_loss(draft: Draft) -> str:
     if is_buildable(description, "loss"):
         return print_call(draft.printer, description)
     if draft.objects is None:
-        require_printable(description, "loss")
-        raise AssertionError
+        refuse(description, "loss")
     return component_text(draft.printer, draft.objects.loss_func, "loss")
 
 

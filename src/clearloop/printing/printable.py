@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from clearloop.buildable import is_buildable
 from clearloop.errors import EjectError
@@ -14,6 +14,7 @@ RUNGS = range(1, 8)
 IGNORED_CALLBACKS = (  # they do not change what is trained
     "clearloop.callbacks.checkpoints:Checkpoints",
     "clearloop.callbacks.progress:Progress",
+    "clearloop.callbacks.early_stopping:EarlyStopping",  # ends a run, and its recipe says after which epoch
 )
 PRINTABLE = {  # what each part may be; nothing else from a recipe, which is data, gets into a program
     "model": "a function of clearloop.models",
@@ -36,7 +37,7 @@ def refuse_unprintable(recipe: Recipe, rung: int) -> None:
         f"the eager engine, got fast={recipe.fast!r}": recipe.fast != "off",
         f"a run on the CPU, got {recipe.device}": recipe.device != "cpu",
         f"float32, got precision={recipe.precision!r}": recipe.precision is not None,
-        f"no callback that changes training or ends it, got {', '.join(callbacks)}": bool(callbacks),
+        f"no callback that changes training, got {', '.join(callbacks)}": bool(callbacks),
         "a loss without class weights, got one with them": options.get("weight") is not None,
         "a loss over all targets, got one with ignore_index": options.get("ignore_index", -100) != -100,
         "a validation set, got none": recipe.fingerprint["valid"] is None,
@@ -46,12 +47,22 @@ def refuse_unprintable(recipe: Recipe, rung: int) -> None:
             raise EjectError(f"only what can be printed exactly is printed: expected {expected}")
 
 
+def data_in_a_file(description: Any) -> bool:
+    """Whether a program can read the data itself, with the few functions that are printed for it."""
+    ours = is_buildable(description, "data") and description["path"].startswith("clearloop.data.loaders:")
+    return ours and not description["path"].endswith(".npy")  # mapped files may not fit into memory
+
+
 def require_printable(description: Any, part: Part) -> None:
     """Raise EjectError for a part that is not ours or torch's."""
-    if is_buildable(description, part):
-        return
+    if not (data_in_a_file(description) if part == "data" else is_buildable(description, part)):
+        refuse(description, part)
+
+
+def refuse(description: Any, part: Part) -> NoReturn:
+    """Raise EjectError for a part of which there is a description alone."""
     if part == "data":
-        reason = "data in memory, or from a loader of your own, cannot be found by a program"
+        reason = "data in memory, in folders, or from a loader of your own cannot be found by a program"
     elif isinstance(description, Mapping) and "path" in description:
         reason = "it is neither clearloop's nor torch's"
     elif part == "model":

@@ -243,8 +243,9 @@ def known_parameters(text: str, known: dict[str, Any]) -> Iterator[tuple[ast.Fun
     """Each function of a piece of source, with what is known of its own parameters."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            own = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-            yield node, {name: value for name, value in known.items() if name in own}
+            own = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+            found = {name: f"{node.name}.{name}" if f"{node.name}.{name}" in known else name for name in own}
+            yield node, {name: known[key] for name, key in found.items() if key in known}
 
 
 def fold_branch(text: str, known: dict[str, Any]) -> str | None:
@@ -355,7 +356,7 @@ def argument_text(argument: ast.arg, default: ast.expr | None) -> str:
 def drop_argument(text: str, known: dict[str, Any]) -> str | None:
     """Remove a known parameter from the first call that hands it on."""
     for function, own in known_parameters(text, known):
-        dropped = {name for name, value in own.items() if not isinstance(value, Given)}
+        dropped = {name for name, value in own.items() if not isinstance(value, Given)} - assigned_in(function)
         for node in ast.walk(function):
             if not isinstance(node, ast.Call):
                 continue
@@ -366,6 +367,12 @@ def drop_argument(text: str, known: dict[str, Any]) -> str | None:
                 node.args, node.keywords = args, keywords
                 return text.replace(old, ast.unparse(node), 1)
     return None
+
+
+def assigned_in(function: ast.FunctionDef) -> set[str]:
+    """The names that a function gives values to itself."""
+    names = (node for node in ast.walk(function) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 def drop_unread(text: str, known: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from clearloop.component import describe, import_path, source_of
+from clearloop.component import describe, import_path, kept_arguments, source_of
 from clearloop.errors import EjectError
 from clearloop.printing.expressions import arguments_text, called
 from clearloop.printing.printer import Printer, free_names
@@ -42,7 +42,7 @@ def need_object(printer: Printer, thing: Any, role: str) -> str:
     source = source_of(thing)
     if source is None:
         raise EjectError(f"the source of the {role} {name} cannot be found; define it in a file or a notebook cell")
-    printer.claim(name, f"your {name}")
+    printer.claim(name, f"your {name} in {thing.__module__}")
     if name not in printer.pieces:
         printer.pieces[name] = ""  # for one that uses itself
         for used in free_names(source):
@@ -58,6 +58,8 @@ def component_text(printer: Printer, thing: Any, role: str) -> str:
     if isinstance(thing, functools.partial):
         options = arguments_text({"args": describe(list(thing.args)), "kwargs": describe(dict(thing.keywords))})
         return called(printer, component_text(printer, thing.func, role), options, True)
+    if not inspect.isroutine(thing) and not inspect.isclass(thing) and not is_handed_by_torch(thing):
+        return object_text(printer, thing, role)
     path = library_path(thing, getattr(thing, "__name__", ""))
     if path is None:
         return need_object(printer, thing, role)
@@ -70,6 +72,22 @@ def component_text(printer: Printer, thing: Any, role: str) -> str:
         return f"F.{name}"
     printer.need_import(module, name)
     return name
+
+
+def is_handed_by_torch(thing: Any) -> bool:
+    """Whether something that is neither function nor class by its kind has a name all the same."""
+    return hasattr(thing, "__name__")
+
+
+def object_text(printer: Printer, thing: Any, role: str) -> str:
+    """An object of a class of the user's, made again from the attributes that have the names of its arguments."""
+    kind = type(thing)
+    kept = kept_arguments(thing)
+    tensors = list(thing.state_dict()) if hasattr(thing, "state_dict") else []
+    if kept is None or tensors:
+        why = f"it keeps {tensors[0]!r}" if tensors else "it does not keep its arguments under their own names"
+        raise EjectError(f"the {role}, an object of {kind.__name__}, cannot be made again: {why}; use a function")
+    return f"{need_object(printer, kind, role)}({arguments_text({'kwargs': kept})})"
 
 
 def need_expression(printer: Printer, expression: str, namespace: Mapping[str, Any], role: str) -> str:
@@ -86,7 +104,8 @@ def need_expression(printer: Printer, expression: str, namespace: Mapping[str, A
 def namespace_of(thing: Any) -> dict[str, Any]:
     """The names that a function or class sees."""
     if inspect.isfunction(thing):
-        return inspect.unwrap(thing).__globals__  # those of its source, whatever it is decorated with
+        globals_: dict[str, Any] = inspect.unwrap(thing).__globals__  # of its source, whatever it is decorated with
+        return globals_
     module = sys.modules.get(thing.__module__)
     return {} if module is None else vars(module)
 
@@ -115,7 +134,7 @@ def need_name(printer: Printer, name: str, namespace: Mapping[str, Any], user: s
         if need_object(printer, thing, f"{name!r}, which {user} uses,") != name:
             raise EjectError(f"{user} uses {thing.__name__} by another name, {name}; use the one it was defined with")
     elif is_constant(thing):
-        printer.claim(name, f"your {name}")
+        printer.claim(name, f"your {name} = {thing!r}")
         printer.pieces.setdefault(name, f"{name} = {thing!r}\n")
     else:
         raise EjectError(

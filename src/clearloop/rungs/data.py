@@ -69,7 +69,8 @@ def in_order(tensors: Sequence[Tensor], batch_size: int) -> Iterator[Any]:
     [[0, 1], [2, 3], [4]]
     """
     for start in range(0, len(tensors[0]), batch_size):
-        yield tuple(tensor[start : start + batch_size] for tensor in tensors)
+        # copied, because the last bits of a product depend on the address that its tensors begin at
+        yield tuple(tensor[start : start + batch_size].clone() for tensor in tensors)
 
 
 def keyed(change: Augment, seed: int) -> KeyedAugment:

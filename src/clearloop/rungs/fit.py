@@ -56,7 +56,8 @@ def fit(
             if part_size is None:
                 loss = train_step(model, loss_func, opt, inputs, targets, clip)
             else:
-                window = list(zip(inputs.split(part_size), targets.split(part_size), strict=True))
+                copies = [part.clone() for part in inputs.split(part_size)]  # addresses decide the last bits
+                window = list(zip(copies, targets.split(part_size), strict=True))
                 sizes = [len(part_targets) for _, part_targets in window]
                 loss = accumulated_step(model, loss_func, opt, window, sizes, clip)
             losses.append((loss, len(targets)))

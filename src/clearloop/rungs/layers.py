@@ -48,6 +48,24 @@ class Linear(Layer):
         return f"Linear({self.weight.shape[1]}, {self.weight.shape[0]})"
 
 
+class LinearWithoutBias(Layer):
+    """y = x @ weight.T: (batch_size, inputs) -> (batch_size, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        bound = 1 / math.sqrt(inputs)
+        self.weight = torch.empty(outputs, inputs).uniform_(-bound, bound).requires_grad_()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T  # (B, inputs) -> (B, outputs)
+
+    def parameters(self) -> list[Tensor]:
+        """The matrix."""
+        return [self.weight]
+
+    def __repr__(self) -> str:
+        return f"LinearWithoutBias({self.weight.shape[1]}, {self.weight.shape[0]})"
+
+
 class ReLU(Layer):
     """Negative numbers become 0. Without it, two linear layers would be no more than one."""
 

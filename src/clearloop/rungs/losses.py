@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clearloop.errors import DataError
+
 
 def sigmoid(x: Tensor) -> Tensor:
     """Squeeze any number into (0, 1), the odds into a probability.
@@ -18,8 +20,24 @@ def sigmoid(x: Tensor) -> Tensor:
     >>> sigmoid(torch.tensor([0.0, 1e4, -1e4]))
     tensor([0.5000, 1.0000, 0.0000])
     """
-    small = torch.exp(-x.abs())
-    return torch.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    # clamp, not abs, which has the slope 0 at 0, where sigmoid is steepest; what `where` leaves out gets no gradient
+    falling, rising = torch.exp(-x.clamp(min=0)), torch.exp(x.clamp(max=0))
+    return torch.where(x >= 0, 1 / (1 + falling), rising / (1 + rising))
+
+
+def mnist_loss(preds: Tensor, targets: Tensor) -> Tensor:
+    """For two classes: mean of 1 - p where the target is 1, and of p where it is 0, p being sigmoid(preds).
+
+    Args: `preds`, logits, and `targets`, 0 or 1, of the same shape.
+
+    Raises: DataError for shapes that differ.
+
+    >>> mnist_loss(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))
+    tensor(0.5000)
+    """
+    check_shapes(preds, targets)
+    p = sigmoid(preds)
+    return torch.where(targets == 1, 1 - p, p).mean()
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -51,7 +69,9 @@ def logsumexp(x: Tensor) -> Tensor:
     >>> logsumexp(torch.tensor([[1e4, 1e4]]))
     tensor([10000.6934])
     """
-    largest = x.amax(dim=-1, keepdim=True)
+    largest = x.detach().amax(dim=-1, keepdim=True)  # it cancels, so no gradient need pass through it
+    # an infinite one stays in the sum: inf - inf is not a number, but exp(inf) is inf, and exp(-inf) is 0
+    largest = torch.where(largest.isfinite(), largest, 0.0)
     return largest.squeeze(-1) + (x - largest).exp().sum(dim=-1).log()
 
 
@@ -89,10 +109,21 @@ def cross_entropy_one_hot(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 def mse(preds: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error; `preds` and `targets` have the same shape."""
+    """Mean squared error; `preds` and `targets` have the same shape, or DataError is raised."""
+    check_shapes(preds, targets)
     return (preds - targets).pow(2).mean()
 
 
 def l1(preds: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute error; `preds` and `targets` have the same shape."""
+    """Mean absolute error; `preds` and `targets` have the same shape, or DataError is raised."""
+    check_shapes(preds, targets)
     return (preds - targets).abs().mean()
+
+
+def check_shapes(preds: Tensor, targets: Tensor) -> None:
+    """Refuse to broadcast: (n, 1) against (n,) would compare every prediction with every target, (n, n) of them."""
+    if preds.shape != targets.shape:
+        raise DataError(
+            f"preds and targets must have the same shape, got {tuple(preds.shape)} and {tuple(targets.shape)}; "
+            "reshape one of them, for instance with preds.squeeze(1) or targets.unsqueeze(1)"
+        )
