@@ -56,7 +56,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) --no-build-isolation --editable ".[dev,notebook]"
+	$(INSTALL) --no-build-isolation --editable ".[dev,notebook,tables]"
 	touch $@
 
 # Some systems ship venv without ensurepip: there the system's pip puts a pip into the new environment.

@@ -29,7 +29,7 @@ TRAIN_OPTIONS = {
         "--weight-decay",
     ),
     *("--momentum", "--dropout", "--clip", "--accumulate", "--ema", "--patience", "--precision", "--seed", "--valid"),
-    *("--device", "--threads", "--out", "--every", "--keep", "--quiet"),
+    *("--device", "--threads", "--out", "--every", "--keep", "--quiet", "--code", "--sparse", "--output"),
 }
 
 
@@ -234,6 +234,53 @@ def test_pictures_get_a_cnn_and_vectors_an_mlp(data, tmp_path):
     assert recipe_of("runs/table-1")["model"] == {"path": "clearloop.models.mlp:mlp", "args": [3, 64, 1]}
     assert recipe_of("runs/table-1")["loss_func"]["path"] == "torch.nn.functional:mse_loss"
     assert recipe_of("runs/digits-1")["model"] == {"path": "clearloop.models.cnn:cnn", "args": [10, 1, [2, 2], 28]}
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "loss"),
+    [
+        ("--model autoencoder --hidden 12 --code 3", {"args": [784, 12, 3], "kwargs": {"output": "tanh"}}, "mse_loss"),
+        (
+            "--model autoencoder --sparse 0.01 --output sigmoid",
+            {"args": [784, 128, 64, 32], "kwargs": {"output": "sigmoid", "with_code": True}},
+            "sparse_mse",
+        ),
+        ("--model conv-autoencoder --hidden 2", {"args": [32, 1, [2], 28], "kwargs": {"output": "tanh"}}, "mse_loss"),
+    ],
+)
+def test_an_autoencoder_learns_to_give_back_what_it_is_given(data, tmp_path, options, model, loss):
+    done = clearloop("train", data, *options.split(), "-n", 1, "-o", tmp_path / "run")
+    assert (done.code, done.err) == (0, "")
+    recipe = recipe_of(tmp_path / "run")
+    assert {key: value for key, value in recipe["model"].items() if key != "path"} == model
+    assert recipe["loss_func"]["path"].endswith(loss)
+    assert recipe["opt_func"] == {"path": "torch.optim.adam:Adam"}
+    assert recipe["data"]["kwargs"]["targets"] == "inputs"
+    assert (recipe["fits"][0]["lr"], recipe["fits"][0]["schedule"]) == (0.001, None)
+    assert clearloop("verify", tmp_path / "run", "--rung", 2).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--sparse 0.1", "--sparse is for autoencoders, got --model cnn"),
+        ("--model autoencoder --sparse -1", "--sparse must be a positive number, got -1.0"),
+        ("--model conv-autoencoder --hidden 2,3,4", "halves the side of the images once for each of 3 widths"),
+        ("--model autoencoder --dropout 0.1", "--dropout is for --model mlp, got --model autoencoder"),
+    ],
+)
+def test_options_that_do_not_belong_to_an_autoencoder_are_refused(data, tmp_path, options, said):
+    done = clearloop("train", data, *options.split(), "-o", tmp_path / "run")
+    assert done.code == 2
+    assert said in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_autoencoder_of_a_table_needs_targets_like_its_inputs(tmp_path):
+    np.savez(tmp_path / "table.npz", x=np.zeros((40, 5)), y=np.zeros(40))
+    done = clearloop("train", tmp_path / "table.npz", "--model", "autoencoder", "-o", tmp_path / "run")
+    assert done.code == 2
+    assert "gives back what goes in, 5 values, and the targets have 1; it takes mnist, a folder" in done.err
 
 
 def test_threads_come_from_the_option_or_the_environment(data, monkeypatch):

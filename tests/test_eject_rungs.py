@@ -79,7 +79,20 @@ OPTIONS: dict[str, dict[str, Any]] = {  # by what they show
     },
     "a sigmoid": {"model": lambda: models.autoencoder(20, 8, 3, output="sigmoid")},
     "no metrics": {"metrics": []},
+    "pictures given back": {"model": lambda: models.autoencoder(784, 6, 2), "targets": "inputs"},
     "another seed": {"seed": 5},
+}
+OTHER_MODELS: dict[str, dict[str, Any]] = {  # what rung 1 alone cannot express
+    "pictures given back by convolutions": {
+        "model": lambda: models.conv_autoencoder(3, widths=(2,)),
+        "targets": "inputs",
+    },
+    "a sparse code": {
+        "model": lambda: models.autoencoder(784, 6, 2, with_code=True),
+        "loss_func": functools.partial(models.sparse_mse, penalty=0.1),
+        "metrics": [cl.mse],
+        "targets": "inputs",
+    },
 }
 LATER: dict[str, dict[str, Any]] = {  # what rungs 4 to 7 alone can express
     "a scheduler by steps": {"schedule": functools.partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=50)},
@@ -97,7 +110,7 @@ def rungs_of(name: str) -> range:
     """The rungs that can express a recipe, and must."""
     if name in LATER:
         return range(4, 8)
-    return range(2 if name.startswith("cnn") else 1, 8)
+    return range(2 if name.startswith("cnn") or name in OTHER_MODELS else 1, 8)
 
 
 def recipes() -> dict[str, dict[str, Any]]:
@@ -106,7 +119,7 @@ def recipes() -> dict[str, dict[str, Any]]:
         " ".join(point): {"model": MODELS[point[0]], "opt_func": OPTIMIZERS[point[1]], "schedule": SCHEDULES[point[2]]}
         for point in GRID
     }
-    return {**grid, **OPTIONS, **LATER}
+    return {**grid, **OPTIONS, **OTHER_MODELS, **LATER}
 
 
 RECIPES = recipes()
@@ -134,15 +147,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(data: Path, run: Path, options: dict[str, Any]) -> tuple[Path, cl.Learner]:
     """A run of two epochs in steps of 128 samples; which data it takes is seen from its model."""
     options = {"opt_func": torch.optim.SGD, "epochs": 2, **options}
-    images, changes = True, options.pop("augment", None)
+    images, changes, targets = True, options.pop("augment", None), options.pop("targets", "labels")
     model = options.get("model", MODELS["mlp"])
     if type(model()[0]) is torch.nn.Sequential:  # an autoencoder
-        images, options = False, {"loss_func": F.mse_loss, "metrics": [cl.mae], **options}
+        images, options = targets == "inputs", {"loss_func": F.mse_loss, "metrics": [cl.mse], **options}
     source = data / ("idx" if images else "rows.npz")
 
     def dls(_: Path) -> cl.DataLoaders:
         if images:
-            return cl.DataLoaders.idx(source, 128, seed=options.get("seed", 0), augment=changes)
+            return cl.DataLoaders.idx(source, 128, seed=options.get("seed", 0), augment=changes, targets=targets)
         return cl.DataLoaders.npz(source, 128, seed=4)
 
     return source, fitted(data, run, dls=dls, **{**options, "model": model})

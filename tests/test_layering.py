@@ -14,10 +14,10 @@ import pytest
 import clearloop
 
 ROOT = Path(clearloop.__file__).parent
-BASE = {"errors", "tree", "rng", "component", "devices", "durable", "environment", "signals", "weights"}
+BASE = {"errors", "tree", "rng", "component", "devices", "durable", "environment", "signals", "weights", "imaging"}
 CORE = {"losses", "metrics", "schedules", "step", "history", "callback", "learner", "checkpoint"}
 BESIDE_CORE = {"guard", "adapters", "preflight"}  # outside of its budget, for what users bring and get wrong
-STORAGE = {"packing", "rundir", "recipe", "buildable", "build", "rebuild", "imaging", "predictor", "saving"}
+STORAGE = {"packing", "rundir", "recipe", "buildable", "build", "rebuild", "predictor", "saving"}
 LAYERS = ["base", "data", "core", "storage", "rim"]
 
 # The Learner's conveniences, and what it makes its engine and its table with.
@@ -27,26 +27,42 @@ WITHIN_RIM = {
     "__main__": {"cli"},
     "autograd_graph": {"drawing", "sketch"},
     "drawing": {"dot_language", "sketch"},
+    "cli_parts": {"callbacks.early_stopping", "callbacks.ema", "models"},
     "eject": {"printing.assembly", "printing.byhand", "printing.draft", "printing.printable"},
     "verify": {"eject"},
+    "interpret": {"interpret_plots", "interpretation", "model_summary", "reconstruct"},
+    "interpret_plots": {"interpret", "plots"},
     "lr_find": {"plots"},
+    "reconstruct": {"interpret_plots", "interpretation"},
     "sketch": {"layered"},
+    "model_summary": {"interpret_plots"},
+    "tabular": {"models.table_net"},
+    "vision": {"models.published"},
     "notebook": {  # the names of them all
         "autograd_graph",
+        "baselines",
         "callbacks.checkpoints",
         "callbacks.early_stopping",
         "callbacks.ema",
         "callbacks.progress",
         "drawing",
+        "interpret",
+        "interpretation",
         "models",
         "notebook2script",
         "pictures",
+        "row_predictions",
+        "reconstruct",
         "rungs.fit",
+        "tabular",
+        "model_summary",
+        "vision",
     },
 }
 EVERYWHERE = {"torch", "numpy", "safetensors"}
 EXTRA = {  # modules that are imported when they are used
     "cli": {"typer", "rich"},
+    "interpret_plots": {"matplotlib"},
     "notebook": {"fastcore", "jinja2", "matplotlib", "pandas", "PIL"},
     "pictures": {"matplotlib", "PIL"},
     "plots": {"matplotlib"},

@@ -358,11 +358,22 @@ def test_a_prediction_prints_the_likeliest_classes():
     assert str(Prediction(None, None, None, torch.arange(784.0))).endswith("6, 7, … (784 values)")
 
 
+class ByName(nn.Module):
+    """A model whose outputs have names: none of them is the prediction."""
+
+    def forward(self, x):
+        return {"outputs": x}
+
+
+def test_of_several_outputs_the_first_is_the_prediction():
+    assert Predictor(nn.GRU(1, 2), input_shape=(1, 1))([[0.0]]).values.shape == (1, 2)
+
+
 def test_outputs_that_do_not_fit_the_classes_are_a_model_error():
     with pytest.raises(ModelError, match="each of 2 classes"):
         Predictor(constant(1.0, 2.0, 3.0), ["no", "yes"], input_shape=(1,))([0.0])
     with pytest.raises(ModelError, match="one row an item"):
-        Predictor(nn.GRU(1, 2), input_shape=(1, 1))([[0.0]])
+        Predictor(ByName(), input_shape=(1, 1))([[0.0]])
     with pytest.raises(ModelError, match=r"one row an item \(1\), got \(3,\)"):
         Predictor(nn.Flatten(0), input_shape=(3,))([0.0, 1.0, 2.0])
 

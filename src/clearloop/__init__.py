@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clearloop import models as models
     from clearloop.autograd_graph import graph as graph
+    from clearloop.baselines import baseline as baseline
     from clearloop.callback import Callback as Callback
     from clearloop.callbacks.checkpoints import Checkpoints as Checkpoints
     from clearloop.callbacks.early_stopping import EarlyStopping as EarlyStopping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from clearloop.data.dataset import TensorDataset as TensorDataset
     from clearloop.data.dataset import random_split as random_split
     from clearloop.data.idx import read_idx as read_idx
+    from clearloop.data.images import ImageDataLoaders as ImageDataLoaders
     from clearloop.data.loader import DataLoader as DataLoader
     from clearloop.data.loaders import DataLoaders as DataLoaders
     from clearloop.data.loaders import get_dls as get_dls
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from clearloop.data.mnist import mnist as mnist
     from clearloop.data.sample import URLs as URLs
     from clearloop.data.sample import untar_data as untar_data
+    from clearloop.data.tables import TableDataLoaders as TableDataLoaders
     from clearloop.errors import CheckpointError as CheckpointError
     from clearloop.errors import ClearloopError as ClearloopError
     from clearloop.errors import ConfigError as ConfigError
@@ -38,6 +41,13 @@ if TYPE_CHECKING:
     from clearloop.errors import RunError as RunError
     from clearloop.errors import StorageError as StorageError
     from clearloop.history import History as History
+    from clearloop.interpret import class_table as class_table
+    from clearloop.interpret import confusion_matrix as confusion_matrix
+    from clearloop.interpret import residuals as residuals
+    from clearloop.interpret import show_batch as show_batch
+    from clearloop.interpret import show_results as show_results
+    from clearloop.interpret import top_losses as top_losses
+    from clearloop.interpretation import Interpretation as Interpretation
     from clearloop.learner import Learner as Learner
     from clearloop.losses import mnist_loss as mnist_loss
     from clearloop.losses import soft_cross_entropy as soft_cross_entropy
@@ -49,12 +59,19 @@ if TYPE_CHECKING:
     from clearloop.metrics import r2_score as r2_score
     from clearloop.metrics import rmse as rmse
     from clearloop.metrics import top_k_accuracy as top_k_accuracy
+    from clearloop.model_summary import summary as summary
     from clearloop.predictor import Predictor as Predictor
+    from clearloop.reconstruct import embedding as embedding
+    from clearloop.reconstruct import reconstructions as reconstructions
+    from clearloop.row_predictions import predict_rows as predict_rows
     from clearloop.rungs.fit import fit as fit
     from clearloop.schedules import TorchSchedule as TorchSchedule
     from clearloop.schedules import constant as constant
     from clearloop.schedules import cosine as cosine
     from clearloop.schedules import one_cycle as one_cycle
+    from clearloop.tabular import table_learner as table_learner
+    from clearloop.vision import cnn_learner as cnn_learner
+    from clearloop.vision import vision_learner as vision_learner
 
 _HOME = {  # where each public name lives
     "Callback": "callback",
@@ -70,6 +87,8 @@ _HOME = {  # where each public name lives
     "EarlyStopping": "callbacks.early_stopping",
     "EjectError": "errors",
     "History": "history",
+    "ImageDataLoaders": "data.images",
+    "Interpretation": "interpretation",
     "Learner": "learner",
     "Metric": "metrics",
     "ModelError": "errors",
@@ -79,12 +98,18 @@ _HOME = {  # where each public name lives
     "RunError": "errors",
     "StorageError": "errors",
     "Subset": "data.dataset",
+    "TableDataLoaders": "data.tables",
     "TensorDataset": "data.dataset",
     "TorchSchedule": "schedules",
     "URLs": "data.sample",
     "accuracy": "metrics",
+    "baseline": "baselines",
+    "class_table": "interpret",
+    "cnn_learner": "vision",
+    "confusion_matrix": "interpret",
     "constant": "schedules",
     "cosine": "schedules",
+    "embedding": "reconstruct",
     "error_rate": "metrics",
     "fit": "rungs.fit",
     "get_data": "data.mnist",
@@ -96,13 +121,22 @@ _HOME = {  # where each public name lives
     "models": "models",
     "mse": "metrics",
     "one_cycle": "schedules",
+    "predict_rows": "row_predictions",
     "r2_score": "metrics",
     "random_split": "data.dataset",
     "read_idx": "data.idx",
+    "reconstructions": "reconstruct",
+    "residuals": "interpret",
     "rmse": "metrics",
+    "show_batch": "interpret",
+    "show_results": "interpret",
     "soft_cross_entropy": "losses",
+    "summary": "model_summary",
+    "table_learner": "tabular",
     "top_k_accuracy": "metrics",
+    "top_losses": "interpret",
     "untar_data": "data.sample",
+    "vision_learner": "vision",
 }
 
 __all__ = sorted(_HOME)  # sorted by construction

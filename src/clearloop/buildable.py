@@ -27,7 +27,11 @@ Make = Callable[..., Any]  # takes the arguments of a description and gives the 
 _PATH = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,200}):([A-Za-z][A-Za-z0-9_.]{0,200})", re.ASCII)  # the name is public
 _PUBLIC_MODULE = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _TOP_K = re.compile(r"top_([1-9][0-9]{0,5})_accuracy", re.ASCII)
-_LOADERS = frozenset({"DataLoaders.mnist", "DataLoaders.idx", "DataLoaders.npz"})
+_LOADERS = {  # the functions that read files, by the module of their class
+    "clearloop.data.loaders": {"DataLoaders.mnist", "DataLoaders.idx", "DataLoaders.npz", "DataLoaders.npy"},
+    "clearloop.data.images": {"ImageDataLoaders.from_folder"},
+    "clearloop.data.tables": {"TableDataLoaders.from_file"},
+}
 _TORCH_LOSSES = frozenset(  # the functions of torch.nn.functional that are losses
     {
         "binary_cross_entropy",
@@ -59,7 +63,7 @@ _CAN_BE: dict[Kind, str] = {
     "loss": "a loss of torch.nn.functional, torch.nn or clearloop.losses",
     "optimizer": "an optimizer of torch.optim",
     "schedule": "a function of clearloop.schedules or a scheduler of torch.optim.lr_scheduler",
-    "data": "DataLoaders.mnist, .idx or .npz",
+    "data": "DataLoaders.mnist, .idx, .npz or .npy, ImageDataLoaders.from_folder, or TableDataLoaders.from_file",
     "callback": "a callback of clearloop.callbacks",
     "metric": "a metric of clearloop.metrics",
 }
@@ -215,7 +219,7 @@ def _loss(module: str, name: str) -> Make | None:
         losses = vars(import_module("torch.nn.modules.loss"))
         found = _own_class(losses, name, module, losses["_Loss"])
         return None if found is None else _with_weights(found)
-    if module == "clearloop.losses":
+    if module in ("clearloop.losses", "clearloop.models.autoencoder", "clearloop.models.table_net"):
         found = _our_function(module, name, module)
         first_two = [] if found is None else [*inspect.signature(found).parameters][:2]
         return _given(found) if found is not None and first_two == ["preds", "targets"] else None
@@ -240,10 +244,10 @@ def _schedule(module: str, name: str) -> Make | None:
 
 
 def _data(module: str, name: str) -> Make | None:
-    if module != "clearloop.data.loaders" or name not in _LOADERS:
+    if name not in _LOADERS.get(module, ()):
         return None
-    loaders = import_module("clearloop.data.loaders").DataLoaders
-    make: Make = getattr(loaders, name.removeprefix("DataLoaders."))
+    loaders, method = name.split(".")
+    make: Make = getattr(getattr(import_module(module), loaders), method)
     return make
 
 

@@ -8,63 +8,45 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearloop.cli_parts import (
+    Bound,
+    Model,
+    Net,
+    Optimizer,
+    Precision,
+    Shape,
+    default_epochs,
+    default_lr,
+    default_opt,
+    default_schedule,
+    make_callbacks,
+    make_learner,
+    make_schedule,
+    open_data,
+    pick_model,
+    set_threads,
+)
 from clearloop.errors import ClearloopError, ConfigError, NonFiniteError, RunError
 
 if TYPE_CHECKING:
-    from clearloop.data.loaders import DataLoaders
+    from clearloop.callbacks.checkpoints import Checkpoints
     from clearloop.learner import Learner
     from clearloop.predictor import Predictor
-    from clearloop.rundir import RunDirectory
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 RUNG_HELP = "1: all by hand; 2: parameters(); 3: own optimizer; 4: torch's; 5: Dataset; 6: DataLoaders; 7: fit"
-
-
-class Model(StrEnum):
-    """Models by name."""
-
-    auto = "auto"
-    linear = "linear"
-    mlp = "mlp"
-    cnn = "cnn"
-
-
-class Optimizer(StrEnum):
-    """Optimizers by name; momentum is SGD with momentum 0.9 unless --momentum says otherwise."""
-
-    sgd = "sgd"
-    momentum = "momentum"
-    adam = "adam"
-    adamw = "adamw"
-
-
-class Shape(StrEnum):
-    """Learning-rate schedules by name."""
-
-    constant = "constant"
-    one_cycle = "one-cycle"
-    cosine = "cosine"
-
-
-class Precision(StrEnum):
-    """Precisions of the forward pass."""
-
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 Data = Annotated[str, typer.Argument(help="mnist, a folder of IDX files, or an .npz file with arrays x and y")]
@@ -74,7 +56,16 @@ Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads;
 Seed = Annotated[int, typer.Option(min=0, help="of weights, batch order and dropout")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="samples a batch")]
+ModelName = Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")]
 Hidden = Annotated[str, typer.Option(help="mlp: widths of the hidden layers; cnn: feature maps. 64 or 16,32,64")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", "-n", help="passes over the training data; 4, and 20 for autoencoders")
+]
+LearningRate = Annotated[
+    float | None, typer.Option(help="the largest; 0.01 for cnn, 0.001 for autoencoders, 0.003 else; sgd 0.1")
+]
+OptimizerName = Annotated[Optimizer | None, typer.Option(help="the optimizer; adamw, and adam for autoencoders")]
+ShapeName = Annotated[Shape | None, typer.Option(help="of the learning rate; one-cycle, and constant for autoencoders")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")]
 Valid = Annotated[float | None, typer.Option(help="share or number of training samples to hold out for validation")]
 
@@ -82,19 +73,20 @@ Valid = Annotated[float | None, typer.Option(help="share or number of training s
 @app.command()
 def train(
     data: Data,
-    model: Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")] = Model.auto,
+    model: ModelName = Model.auto,
     hidden: Hidden = "",
-    epochs: Annotated[int, typer.Option("--epochs", "-n", help="passes over the training data")] = 4,
-    lr: Annotated[
-        float | None, typer.Option(help="the largest learning rate; 0.01 for cnn, 0.003 else; sgd 0.1")
-    ] = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
     batch_size: BatchSize = 128,
-    opt: Annotated[Optimizer, typer.Option(help="the optimizer")] = Optimizer.adamw,
-    schedule: Annotated[Shape, typer.Option(help="of the learning rate")] = Shape.one_cycle,
+    opt: OptimizerName = None,
+    schedule: ShapeName = None,
     one_cycle: Annotated[bool, typer.Option("--one-cycle", help="the same as --schedule one-cycle")] = False,
     weight_decay: Annotated[float | None, typer.Option(help="the optimizer's; its own default if left out")] = None,
     momentum: Annotated[float | None, typer.Option(help="of sgd and momentum")] = None,
     dropout: Annotated[float | None, typer.Option(help="mlp only")] = None,
+    code: Annotated[int, typer.Option(min=1, help="autoencoders: how many numbers an item is squeezed into")] = 32,
+    sparse: Annotated[float | None, typer.Option(help="autoencoders: weight of the mean size of the code")] = None,
+    output: Annotated[Bound, typer.Option(help="autoencoders: what bounds the outputs")] = Bound.tanh,
     clip: Annotated[float | None, typer.Option(help="largest norm of the gradients")] = None,
     accumulate: Annotated[int, typer.Option(help="batches a step")] = 1,
     ema: Annotated[float | None, typer.Option(help="average the weights with this decay, such as 0.99")] = None,
@@ -110,25 +102,26 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model and save the run: weights, history, checkpoints, plots, predictor."""
-    kind = pick_model(model, data)
-    set_threads(threads, default=2 if kind is Model.cnn else 1)
-    schedule = Shape.one_cycle if one_cycle else schedule
+    net = Net(pick_model(model, data), hidden, dropout, code, sparse, output)
+    set_threads(threads, default=2 if net.convolves else 1)
+    opt = opt or default_opt(net)
+    shape = Shape.one_cycle if one_cycle else schedule or default_schedule(net)
+    epochs = default_epochs(net) if epochs is None else epochs
     from clearloop.callbacks.checkpoints import Checkpoints
     from clearloop.preflight import check_options
 
-    dls = open_data(data, batch_size, seed, valid)
+    dls = open_data(data, batch_size, seed, valid, net.targets)
     checks = Checkpoints(out or "runs", every, keep)  # the folder is made when all else is known to be right
     learn = make_learner(
-        dls, kind, hidden, dropout, opt, weight_decay, momentum, seed, device,
+        dls, net, opt, weight_decay, momentum, seed, device,
         clip=clip, accumulate=accumulate, precision=precision.value if precision else None,
         cbs=[*make_callbacks(ema, patience), checks],
     )  # fmt: skip
-    lr = default_lr(kind, opt) if lr is None else lr
+    lr = default_lr(net, opt) if lr is None else lr
     check_options(learn.model, lr, clip, accumulate, epochs)
-    planned = make_schedule(schedule, lr, epochs * learn.steps_per_epoch)
+    planned = make_schedule(shape, lr, epochs * learn.steps_per_epoch)
     learn.prepared()  # looks at model, loss and data together
-    with new_run(out, data, learn) as run:
-        checks.path = run.path
+    with new_run(out, data, learn, checks):
         run_and_report(learn, lambda: learn.fit(epochs, lr, schedule=planned, quiet=True), quiet)
 
 
@@ -222,10 +215,10 @@ def runs(folder: Annotated[Path, typer.Argument(help="where the runs are")] = Pa
 @app.command("lr-find")
 def lr_find(
     data: Data,
-    model: Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")] = Model.auto,
+    model: ModelName = Model.auto,
     hidden: Hidden = "",
     batch_size: BatchSize = 128,
-    opt: Annotated[Optimizer, typer.Option(help="the optimizer")] = Optimizer.adamw,
+    opt: OptimizerName = None,
     seed: Seed = 0,
     valid: Valid = None,
     device: Device = "auto",
@@ -234,10 +227,10 @@ def lr_find(
     out: Annotated[Path, typer.Option("--out", "-o", help="the picture")] = Path("lr_find.png"),
 ) -> None:
     """Try learning rates from small to large and suggest one to begin with."""
-    kind = pick_model(model, data)
-    set_threads(threads, default=2 if kind is Model.cnn else 1)
-    dls = open_data(data, batch_size, seed, valid)
-    learn = make_learner(dls, kind, hidden, None, opt, None, None, seed, device)
+    net = Net(pick_model(model, data), hidden)
+    set_threads(threads, default=2 if net.convolves else 1)
+    dls = open_data(data, batch_size, seed, valid, net.targets)
+    learn = make_learner(dls, net, opt or default_opt(net), None, None, seed, device)
     found = learn.lr_find(steps=steps)
     print(f"suggested learning rate: {found.suggestion:.2g}")
     try:
@@ -292,162 +285,20 @@ def notebook2script(
     notebook2script(*notebooks)
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
-def set_threads(threads: int | None, default: int) -> None:
-    """Fix the number of threads before torch is loaded: it decides speed, and bits."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    count = threads or (int(given) if given.isdigit() and int(given) > 0 else min(default, os.cpu_count() or 1))
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait long by spinning starve on a busy machine
-    import torch
-
-    torch.set_num_threads(count)
-
-
-def pick_model(model: Model, data: str) -> Model:
-    """The model that `auto` stands for: cnn unless the data are an .npz file."""
-    if model is not Model.auto:
-        return model
-    return Model.mlp if data.endswith(".npz") else Model.cnn
-
-
-def open_data(data: str, batch_size: int, seed: int, valid: float | None) -> DataLoaders:
-    """The loaders for a DATA argument. Raises DataError for what is not there or not readable."""
-    from clearloop.data.loaders import DataLoaders
-    from clearloop.errors import DataError
-
-    if seed >= 2**63:
-        raise ConfigError(f"--seed must be below 2**63, got {seed}")
-    if valid is not None and not 0 < valid < 1 and not (valid >= 1 and valid.is_integer()):
-        raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {valid:g}")
-    held = int(valid) if valid is not None and valid >= 1 else valid
-    path = Path(data)
-    if data == "mnist":
-        if held is not None:
-            raise ConfigError("mnist has its own validation set of 10,000 images: leave out --valid")
-        return DataLoaders.mnist(batch_size, seed=seed)
-    if path.is_dir():
-        return DataLoaders.idx(str(path.resolve()), batch_size, seed=seed, valid=held)
-    if path.is_file() and path.suffix == ".npz":
-        return DataLoaders.npz(str(path.resolve()), batch_size, seed=seed, valid=held)
-    if path.exists():
-        raise DataError(f"{data}: expected mnist, a folder of IDX files, or an .npz file")
-    raise DataError(f"{data}: no such file or folder; expected mnist, a folder of IDX files, or an .npz file")
-
-
-def make_learner(
-    dls: DataLoaders,
-    kind: Model,
-    hidden: str,
-    dropout: float | None,
-    opt: Optimizer,
-    weight_decay: float | None,
-    momentum: float | None,
-    seed: int,
-    device: str,
-    **options: Any,
-) -> Learner:
-    """The Learner of a command's options; its weights come from the seed."""
-    import torch
-    import torch.nn.functional as F
-
-    from clearloop.learner import Learner
-    from clearloop.metrics import accuracy, r2_score
-
-    inputs, targets = next(iter(dls.train.batches(0)))[:2]
-    outputs = len(dls.classes) if dls.classes is not None else targets[0].numel()
-    torch.manual_seed(seed)
-    model = make_model(kind, inputs, outputs, hidden, dropout)
-    classes = dls.classes is not None
-    return Learner(
-        dls, model, F.cross_entropy if classes else F.mse_loss, make_optimizer(opt, weight_decay, momentum),
-        metrics=accuracy if classes else r2_score, seed=seed, device=device, **options,
-    )  # fmt: skip
-
-
-def make_model(kind: Model, inputs: Any, outputs: int, hidden: str, dropout: float | None) -> Any:
-    """A model from its name, for a batch of inputs."""
-    from clearloop import models
-
-    try:
-        widths = [int(width) for width in hidden.split(",")] if hidden else []
-    except ValueError:
-        raise ConfigError(f"--hidden takes whole numbers such as 64 or 16,32,64, got {hidden!r}") from None
-    if dropout is not None and kind is not Model.mlp:
-        raise ConfigError(f"--dropout is for --model mlp, got --model {kind}")
-    if widths and kind is Model.linear:
-        raise ConfigError("--hidden is for --model mlp and cnn: a linear model has no hidden layer")
-    values = inputs[0].numel()
-    if kind is Model.linear:
-        return models.linear(values, outputs)
-    if kind is Model.mlp:
-        options = {} if dropout is None else {"dropout": dropout}
-        return models.mlp(values, *(widths or [64]), outputs, **options)
-    if inputs.ndim != 4 or inputs.shape[2] != inputs.shape[3]:
-        raise ConfigError(
-            f"--model cnn needs square images, got inputs of shape {tuple(inputs.shape[1:])}; use --model mlp"
-        )
-    return models.cnn(outputs, inputs.shape[1], tuple(widths) or (16, 32, 64), inputs.shape[2])
-
-
-def make_optimizer(opt: Optimizer, weight_decay: float | None, momentum: float | None) -> Callable[..., Any]:
-    """An optimizer class of torch's, with the options that were given."""
-    from functools import partial
-
-    import torch
-
-    if momentum is not None and opt in (Optimizer.adam, Optimizer.adamw):
-        raise ConfigError(f"--momentum is for sgd, got --opt {opt}")
-    for name, value in (("--weight-decay", weight_decay), ("--momentum", momentum)):
-        if value is not None and not 0 <= value < float("inf"):
-            raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
-    options: dict[str, Any] = {} if weight_decay is None else {"weight_decay": weight_decay}
-    if opt is Optimizer.momentum or momentum is not None:
-        options["momentum"] = 0.9 if momentum is None else momentum
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    made: Any = classes.get(opt.value, torch.optim.SGD)
-    return partial(made, **options) if options else made
-
-
-def make_callbacks(ema: float | None, patience: int | None) -> list[Any]:
-    """Averaged weights and early stopping, if they are asked for."""
-    from clearloop.callbacks.early_stopping import EarlyStopping
-    from clearloop.callbacks.ema import EMA
-
-    return [
-        *([EMA(ema)] if ema is not None else []),
-        *([EarlyStopping(patience=patience)] if patience is not None else []),
-    ]
-
-
-def default_lr(kind: Model, opt: Optimizer) -> float:
-    """A learning rate to begin with."""
-    if opt in (Optimizer.sgd, Optimizer.momentum):
-        return 0.1
-    return 0.01 if kind is Model.cnn else 0.003
-
-
-def make_schedule(shape: Shape, lr: float, total_steps: int) -> Any:
-    """The schedule over all steps of the run, or None for a constant learning rate."""
-    from clearloop import schedules
-
-    if shape is Shape.one_cycle:
-        return schedules.one_cycle(lr, total_steps)
-    return schedules.cosine(lr, total_steps) if shape is Shape.cosine else None
+# -- runs -------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def new_run(out: Path | None, data: str, learn: Learner) -> Iterator[RunDirectory]:
-    """A new folder, `out` or runs/NAME-1, -2, …; it goes again where an error comes before the first step."""
+def new_run(out: Path | None, data: str, learn: Learner, checks: Checkpoints) -> Iterator[None]:
+    """A new folder for the checkpoints, `out` or runs/NAME-1, -2, …; it goes again if an error comes before a step."""
     from clearloop.rundir import RunDirectory
 
     there = out is not None and out.exists()
     name = re.sub(r"[^\w.-]+", "-", "mnist" if data == "mnist" else Path(data).resolve().stem).strip("-.") or "run"
     run = RunDirectory.numbered("runs", name) if out is None else RunDirectory.create(out)
+    checks.path = run.path
     try:
-        yield run
+        yield
     except (ClearloopError, OSError):
         with contextlib.suppress(RunError), run.lock():  # not where another process has begun the same folder
             if not learn.history.steps and not run.checkpoints():

@@ -1,4 +1,4 @@
-"""Picture files and pictures of any mode to pixels: grey as the digits of MNIST are (bright strokes on black), or RGB."""
+"""Picture files and pictures of any mode to pixels: RGB, or grey as MNIST's digits are (bright strokes on black)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clearloop.tree import length
+from clearloop.tree import first_tensor, length
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,13 @@ def top_k_accuracy(k: int = 5) -> Metric:
     return mean_metric(f"top_{k}_accuracy", mean)
 
 
-def moments(preds: Tensor, targets: Tensor) -> Tensor:
-    """Squared errors, their number, and the targets' sum and sum of squares: float64 of shape (4,)."""
+def moments(preds: Any, targets: Tensor) -> Tensor:
+    """Squared errors, their number, and the targets' sum and sum of squares: float64 of shape (4,).
+
+    Of several outputs, as of an autoencoder that gives its code too, the first is compared with the targets.
+    """
     y = targets.double()
-    errors = preds.double().view_as(y) - y
+    errors = first_tensor(preds).double().view_as(y) - y
     return torch.stack([errors.square().sum(), torch.tensor(y.numel()).to(y), y.sum(), y.square().sum()])
 
 

@@ -33,6 +33,7 @@ from torch.optim import SGD, Adam
 
 from clearloop import models
 from clearloop.autograd_graph import graph
+from clearloop.baselines import baseline
 from clearloop.callback import Callback
 from clearloop.callbacks.checkpoints import Checkpoints
 from clearloop.callbacks.early_stopping import EarlyStopping
@@ -40,10 +41,12 @@ from clearloop.callbacks.ema import EMA
 from clearloop.callbacks.progress import Progress
 from clearloop.data.dataset import Dataset, Subset, TensorDataset, random_split
 from clearloop.data.idx import read_idx
+from clearloop.data.images import ImageDataLoaders
 from clearloop.data.loader import DataLoader
 from clearloop.data.loaders import DataLoaders, get_dls
 from clearloop.data.mnist import get_data, mnist
 from clearloop.data.sample import URLs, untar_data
+from clearloop.data.tables import TableDataLoaders
 from clearloop.drawing import gv
 from clearloop.errors import (
     CheckpointError,
@@ -57,14 +60,22 @@ from clearloop.errors import (
     StorageError,
 )
 from clearloop.history import History
+from clearloop.interpret import class_table, confusion_matrix, residuals, show_batch, show_results, top_losses
+from clearloop.interpretation import Interpretation
 from clearloop.learner import Learner
 from clearloop.losses import mnist_loss, soft_cross_entropy
 from clearloop.metrics import Metric, accuracy, error_rate, mae, mse, r2_score, rmse, top_k_accuracy
+from clearloop.model_summary import summary
+from clearloop.models import resnet18, resnet34, resnet50
 from clearloop.notebook2script import notebook2script
 from clearloop.pictures import plot_function, show_image, to_np
 from clearloop.predictor import Predictor
+from clearloop.reconstruct import embedding, reconstructions
+from clearloop.row_predictions import predict_rows
 from clearloop.rungs.fit import fit
 from clearloop.schedules import TorchSchedule, constant, cosine, one_cycle
+from clearloop.tabular import table_learner
+from clearloop.vision import cnn_learner, vision_learner
 
 try:
     import fastcore.xtras  # noqa: F401  gives paths their .ls() and their repr
@@ -94,6 +105,8 @@ __all__ = [
     "F",
     "History",
     "Image",
+    "ImageDataLoaders",
+    "Interpretation",
     "L",
     "Learner",
     "Metric",
@@ -105,6 +118,7 @@ __all__ = [
     "RunError",
     "StorageError",
     "Subset",
+    "TableDataLoaders",
     "Tensor",
     "TensorDataset",
     "TorchSchedule",
@@ -112,9 +126,14 @@ __all__ = [
     "accuracy",
     "array",
     "attrgetter",
+    "baseline",
     "chain",
+    "class_table",
+    "cnn_learner",
+    "confusion_matrix",
     "constant",
     "cosine",
+    "embedding",
     "error_rate",
     "first",
     "fit",
@@ -142,17 +161,27 @@ __all__ = [
     "pd",
     "plot_function",
     "plt",
+    "predict_rows",
     "r2_score",
     "random",
     "random_split",
     "re",
     "read_idx",
+    "reconstructions",
     "reduce",
+    "residuals",
+    "resnet18",
+    "resnet34",
+    "resnet50",
     "rmse",
+    "show_batch",
     "show_image",
+    "show_results",
     "soft_cross_entropy",
     "string",
+    "summary",
     "sys",
+    "table_learner",
     "tensor",
     "test_close",
     "test_eq",
@@ -162,8 +191,10 @@ __all__ = [
     "time",
     "to_np",
     "top_k_accuracy",
+    "top_losses",
     "torch",
     "untar_data",
+    "vision_learner",
 ]
 
 matplotlib = mpl

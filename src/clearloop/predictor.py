@@ -28,10 +28,14 @@ from torch import Tensor, nn
 from clearloop import durable, environment, rng
 from clearloop.buildable import build_model
 from clearloop.data.arrays import check_finite
-from clearloop.data.loaders import scale_images
+from clearloop.data.loaders import scaling_of
+from clearloop.data.normalize import Normalize
+from clearloop.data.table_files import Table
+from clearloop.data.table_spec import TableSpec
 from clearloop.errors import CheckpointError, ConfigError, DataError, ModelError, NonFiniteError, RunError
-from clearloop.imaging import MAX_PIXELS, grey_pixels, load_image
+from clearloop.imaging import MAX_PIXELS, colour_pixels, grey_pixels, load_image
 from clearloop.rebuild import description_of, on_no_device
+from clearloop.tree import first_tensor
 from clearloop.weights import check_same_tensors, named_tensors
 
 if TYPE_CHECKING:
@@ -87,9 +91,12 @@ class Predictor:
     Args:
         model: takes a batch, gives a tensor; it is copied to the CPU.
         classes: the names of the classes, in the order of the outputs; None where the model does not classify.
-        image_size: (height, width) where the model takes grey images in [0, 1]; None where it takes arrays.
-        input_shape: the shape of one input; (1, height, width) for images when None.
+        image_size: (height, width) where the model takes images in [0, 1]; None where it takes arrays.
+        input_shape: the shape of one input; (1, height, width) for images when None. Images are in colour where it is
+            (3, height, width), else grey.
         input_dtype: the type of the inputs.
+        normalize: what images were normalised with in training; None where they stay in [0, 1].
+        table: how rows of a table become inputs; None where the model takes others.
 
     Raises: ConfigError for sizes that do not fit each other.
 
@@ -105,18 +112,27 @@ class Predictor:
         image_size: tuple[int, int] | None = None,
         input_shape: Sequence[int] | None = None,
         input_dtype: torch.dtype = torch.float32,
+        normalize: Normalize | None = None,
+        table: TableSpec | None = None,
     ) -> None:
         if input_shape is None:
             if image_size is None:
                 raise ConfigError("a predictor needs to know its input: give image_size or input_shape")
             input_shape = (1, *image_size)
-        if image_size is not None and math.prod(image_size) != math.prod(input_shape):
+        colour = image_size is not None and tuple(input_shape) == (3, *image_size)
+        if image_size is not None and not colour and math.prod(image_size) != math.prod(input_shape):
             raise ConfigError(f"images of {image_size} do not fill inputs of {tuple(input_shape)}; correct one of them")
+        channels = 3 if colour else 1
+        if normalize is not None and (image_size is None or len(normalize.mean) != channels):
+            raise ConfigError(f"normalize is of {len(normalize.mean)} channels: expected images of as many")
+        if table is not None and tuple(input_shape) != (table.width,):
+            raise ConfigError(f"rows of {table.width} inputs do not fill inputs of {tuple(input_shape)}")
         self.model = copy.deepcopy(model).cpu().eval()
         self.model.zero_grad()
         self.classes = None if classes is None else tuple(classes)
         self.image_size = None if image_size is None else (image_size[0], image_size[1])
         self.input_shape, self.input_dtype = tuple(input_shape), input_dtype
+        self.colour, self.normalize, self.table = colour, normalize, table
 
     @classmethod
     def of(cls, learn: Learner) -> Predictor:
@@ -129,7 +145,10 @@ class Predictor:
         if not isinstance(inputs, Tensor):
             raise ConfigError(f"a predictor needs a model of one tensor, got inputs in a {type(inputs).__name__}")
         with learn.evaluation():
-            predictor = cls(learn.model, None, learn.dls.image_size, inputs.shape[1:], inputs.dtype)
+            dls = learn.dls
+            predictor = cls(
+                learn.model, None, dls.image_size, inputs.shape[1:], inputs.dtype, dls.normalize, table=dls.table
+            )
         with torch.inference_mode(), rng.preserved():
             outputs = predictor.model(inputs[:1].cpu())
         predictor.classes = _names(outputs, targets, learn.dls.classes)
@@ -155,6 +174,8 @@ class Predictor:
             raise ConfigError(f"batch takes several items, got the one path {items}; give a list")
         if self.image_size is None and (dark_on_light or crop):
             raise ConfigError("dark_on_light and crop are for models of images, this one takes arrays; leave them out")
+        if self.colour and (dark_on_light or crop):
+            raise ConfigError("dark_on_light and crop are for models of grey images; this one sees colour")
         predictions: list[Prediction] = []
         rows: list[Tensor] = []
         for number, item in enumerate(items):
@@ -185,7 +206,9 @@ class Predictor:
             "image_size": None if self.image_size is None else list(self.image_size),
             "input_shape": list(self.input_shape),
             "input_dtype": str(self.input_dtype).removeprefix("torch."),
+            "normalize": None if self.normalize is None else {"mean": self.normalize.mean, "std": self.normalize.std},
             "tied": tied,
+            "table": None if self.table is None else self.table.as_dict(),
         }
         try:
             kept = {name: tensor.detach() for name, tensor in named.items() if name not in tied}
@@ -212,9 +235,9 @@ class Predictor:
         elif not isinstance(model, nn.Module):
             model = model()
         _require_same(named_tensors(model), saved, folder)
-        options = (settings[name] for name in ("classes", "image_size", "input_shape", "input_dtype"))
+        names = ("classes", "image_size", "input_shape", "input_dtype", "normalize", "table")
         try:
-            predictor = cls(model, *options)
+            predictor = cls(model, **{name: settings[name] for name in names})
         except ConfigError as error:
             raise CheckpointError(f"{folder}, {SETTINGS}: {error}") from error
         with torch.no_grad():
@@ -231,7 +254,9 @@ class Predictor:
         return row.reshape(self.input_shape).to(self.input_dtype)
 
     def _array(self, item: Any) -> Tensor:
-        """One input of a model that takes arrays, of the right shape."""
+        """One input of a model that takes arrays, of the right shape; of one for tables also a row, as a dict."""
+        if self.table is not None and isinstance(item, Mapping):
+            return self.table.inputs(Table({name: [value] for name, value in item.items()}, "the row"))[0]
         if isinstance(item, (str, os.PathLike)):
             raise DataError(f"expected {self._wanted()}, got the path {item}; read it first")
         array = _tensor(item)
@@ -247,10 +272,11 @@ class Predictor:
         return array
 
     def _image(self, item: Any, dark_on_light: bool, crop: bool) -> Tensor:
-        """Floats in [0, 1] of shape (1, H, W)."""
+        """Floats as the model sees images, of shape (1, H, W), or (3, H, W) in colour."""
         from PIL import Image
 
         assert self.image_size is not None
+        shape = (3 if self.colour else 1, *self.image_size)
         if isinstance(item, (str, os.PathLike)):
             item = load_image(item)
         if not isinstance(item, Image.Image):
@@ -258,16 +284,22 @@ class Predictor:
             if array.is_floating_point():
                 self._check_floats(array)
                 if not (dark_on_light or crop):
-                    return array.reshape(1, *self.image_size).float()
+                    floats = array.reshape(1, *shape).float()
+                    return (floats if self.normalize is None else self.normalize.normalized_(floats.clone()))[0]
                 array = (array.reshape(self.image_size) * 255).round().byte()
             item = Image.fromarray(self._bytes(array).numpy())
-        pixels = grey_pixels(item, self.image_size, dark_on_light, crop)  # (H, W)
-        scaled: Tensor = scale_images((pixels[None], None))[0][0]  # (1, H, W), by the function that training uses
-        return scaled
+        if self.colour:
+            pixels = colour_pixels(item, self.image_size)  # (3, H, W)
+        else:
+            pixels = grey_pixels(item, self.image_size, dark_on_light, crop)  # (H, W)
+        transform = self.normalize or scaling_of(pixels[None])  # the function that training uses
+        ready: Tensor = transform((pixels[None], None))[0][0]
+        return ready
 
     def _check_floats(self, array: Tensor) -> None:
         assert self.image_size is not None
-        shapes = (self.image_size, (1, *self.image_size), self.input_shape, (math.prod(self.input_shape),))
+        grey = () if self.colour else (self.image_size, (1, *self.image_size))
+        shapes = (*grey, self.input_shape, (math.prod(self.input_shape),))
         if array.shape not in shapes:
             raise DataError(
                 f"expected {self._wanted()}, got floats of shape {tuple(array.shape)}; to have it scaled, give it as "
@@ -299,15 +331,27 @@ class Predictor:
     def _wanted(self) -> str:
         dtype = str(self.input_dtype).removeprefix("torch.")
         if self.image_size is not None:
-            return f"an image file, a picture, or floats of shape {self.image_size} in [0, 1]"
+            shape = self.input_shape if self.colour else self.image_size
+            return f"an image file, a picture, or floats of shape {shape} in [0, 1]"
         return f"a {dtype} array of shape {self.input_shape}"
 
     # -- from a batch to predictions -----------------------------------------------------------------------------------
 
+    def rows(self, table: Table) -> list[Prediction]:
+        """Predict for every row of a table, with a model that was trained on one.
+
+        Raises: ConfigError for a model of other inputs; DataError for a column that is not there or a value that is not
+        of its kind, with the row.
+        """
+        if self.table is None:
+            raise ConfigError(f"expected a model that was trained on a table, got one that takes {self._wanted()}")
+        inputs = self.table.inputs(table)
+        return [prediction for chunk in inputs.split(CHUNK) for prediction in self._predict(chunk)]
+
     def _predict(self, inputs: Tensor) -> list[Prediction]:
         self.model.eval()
         with torch.inference_mode(), rng.preserved():
-            outputs = self.model(inputs)
+            outputs = first_tensor(self.model(inputs))
         if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != len(inputs):
             came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ModelError(f"expected a tensor with one row an item ({len(inputs)}), got {came}; wrap the model")
@@ -420,11 +464,13 @@ def _checked(content: Any, where: str) -> dict[str, Any]:
     classes, size, shape, dtype, tied = (
         content.get(name, missing) for name in ("classes", "image_size", "input_shape", "input_dtype", "tied")
     )
+    normalize = content.get("normalize")  # folders that were written before there was any have none
     good = {
         "classes": classes is None or _list_of(str, classes),
         "image_size": size is None or _sizes(size) and len(size) == 2 and math.prod(size) <= MAX_PIXELS,
         "input_shape": _sizes(shape),
         "input_dtype": isinstance(dtype, str) and dtype in _DTYPES,
+        "normalize": normalize is None or _normalization(normalize),
         "tied": isinstance(tied, dict) and _list_of(str, list(tied.values())),
         "model": "model" in content,
     }
@@ -433,7 +479,27 @@ def _checked(content: Any, where: str) -> dict[str, Any]:
         got = repr(content.get(bad[0]))[:200]
         raise CheckpointError(f"{where}: expected {bad[0]} in the form that is written, got {got}; save it again")
     size = None if size is None else tuple(size)
-    return {**content, "image_size": size, "input_shape": tuple(shape), "input_dtype": _DTYPES[dtype]}
+    made = None if normalize is None else Normalize(**normalize)
+    try:
+        table = None if content.get("table") is None else TableSpec.read(content["table"])
+    except DataError as error:
+        raise CheckpointError(f"{where}: {error}; save it again") from None
+    changed = {"image_size": size, "input_shape": tuple(shape), "input_dtype": _DTYPES[dtype], "normalize": made}
+    return {**content, **changed, "table": table}
+
+
+def _normalization(value: Any) -> bool:
+    """Whether it is what `Normalize` takes."""
+    if not isinstance(value, dict) or set(value) != {"mean", "std"} or not all(map(_numbers, value.values())):
+        return False
+    try:
+        return bool(Normalize(**value))
+    except ConfigError:
+        return False
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
 def _list_of(kind: type, value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clearloop import rng
 from clearloop.adapters import default_loss
 from clearloop.component import unwrapped
-from clearloop.data.arrays import check_finite
+from clearloop.data.arrays import check_finite, is_finite
 from clearloop.data.dataset import Subset, TensorDataset
 from clearloop.data.loader import ForeignLoader, Loader
 from clearloop.data.loaders import DataLoaders
@@ -96,8 +96,8 @@ def check_parameters(model: nn.Module, opt: Any) -> None:
 
 def plain_labels(dls: DataLoaders) -> bool:
     """Whether all labels are in memory and none is -100, which cross-entropy leaves out of its mean by default."""
-    parts = [stored_tensors(loader)[-1:] for loader in (dls.train, dls.valid) if loader is not None]
-    return all(part and (part[0].is_floating_point() or not bool((part[0] == -100).any())) for part in parts)
+    parts = [stored_targets(loader) for loader in (dls.train, dls.valid) if loader is not None]
+    return all(part is not None and (part.is_floating_point() or not bool((part == -100).any())) for part in parts)
 
 
 def check_fit(state: TrainState, dls: DataLoaders, metrics: Sequence[Metric]) -> None:
@@ -117,8 +117,10 @@ def check_fit(state: TrainState, dls: DataLoaders, metrics: Sequence[Metric]) ->
             "use an optimizer that takes one gradient a step, such as Adam"
         )
     for part, loader in (("training", dls.train), ("validation", dls.valid)):
-        for number, tensor in enumerate(stored_tensors(loader)):
-            check_finite(tensor, f"the {part} data, array {number}")
+        tensors, rows = stored(loader)
+        for number, tensor in enumerate(tensors):
+            if tensor.is_floating_point() and not all(map(is_finite, chunks(tensor, rows))):
+                check_finite(tensor if rows is None else tensor[rows], f"the {part} data, array {number}")
     if isinstance(dls.valid, ForeignLoader) and len(dls.valid) == 0:
         raise DataError("the validation loader has no batches; give None for no validation")
     few_inputs, few_targets = tree_map(lambda tensor: tensor[:2] if tensor.ndim else tensor, state.example)
@@ -206,12 +208,12 @@ def check_width(preds: Tree, dls: DataLoaders, ignored: int) -> None:
         return
     outputs = preds.shape[1]
     for part, loader in (("training", dls.train), ("validation", dls.valid)):
-        targets = stored_tensors(loader)[-1:]
-        if not targets or targets[0].dtype not in (torch.int64, torch.uint8) or targets[0].ndim != 1:
+        targets = stored_targets(loader)
+        if targets is None or targets.dtype not in (torch.int64, torch.uint8) or targets.ndim != 1:
             continue
-        wrong = ((targets[0] < 0) | (targets[0] >= outputs)) & (targets[0] != ignored)
+        wrong = ((targets < 0) | (targets >= outputs)) & (targets != ignored)
         if bool(wrong.any()):
-            low, high, row = *(int(edge) for edge in torch.aminmax(targets[0])), int(wrong.nonzero()[0])
+            low, high, row = *(int(edge) for edge in torch.aminmax(targets)), int(wrong.nonzero()[0])
             raise DataError(
                 f"targets must lie in [0, {outputs}), the model has {outputs} outputs; the {part} data hold "
                 f"{low}..{high}, first at row {row}; widen the last layer or mend the labels"
@@ -227,15 +229,42 @@ def check_classes(preds: Tree, targets: Tree, dls: DataLoaders) -> None:
         raise ModelError(f"the model has {outputs} outputs for {len(dls.classes)} classes; change the last layer")
 
 
-def stored_tensors(loader: Loader | None) -> list[Tensor]:
-    """The tensors behind a loader, in the order of its own samples, where they are in memory; else none."""
+def stored(loader: Loader | None) -> tuple[list[Tensor], Tensor | None]:
+    """The tensors behind a loader, where they are in memory, and which of their rows its samples are (None: all)."""
     dataset: Any = getattr(loader, "dataset", None)
-    if isinstance(dataset, Subset):
-        indices = torch.arange(len(dataset))
-        while isinstance(dataset, Subset):
-            dataset, indices = dataset.dataset, dataset.indices[indices]
-        return [tensor[indices] for tensor in dataset.tensors] if isinstance(dataset, TensorDataset) else []
-    return list(dataset.tensors) if isinstance(dataset, (TensorDataset, torch.utils.data.TensorDataset)) else []
+    rows = torch.arange(len(dataset)) if isinstance(dataset, Subset) else None
+    while isinstance(dataset, Subset):
+        dataset, rows = dataset.dataset, dataset.indices[rows]
+    known = isinstance(dataset, (TensorDataset, torch.utils.data.TensorDataset))
+    return (list(dataset.tensors), rows) if known else ([], None)
+
+
+def stored_tensors(loader: Loader | None) -> list[Tensor]:
+    """The tensors behind a loader, in the order of its own samples, where they are in memory; else none.
+
+    This copies the samples of a Subset; `stored` does not.
+    """
+    tensors, rows = stored(loader)
+    return tensors if rows is None else [tensor[rows] for tensor in tensors]
+
+
+def stored_targets(loader: Loader | None) -> Tensor | None:
+    """The last of `stored_tensors`, without a copy of the others; None where the data are not in memory."""
+    tensors, rows = stored(loader)
+    return None if not tensors else tensors[-1] if rows is None else tensors[-1][rows]
+
+
+def chunks(tensor: Tensor, rows: Tensor | None, step: int = 1, size: int = 2**24) -> Iterator[Tensor]:
+    """Every `step`-th of the rows of a tensor, in pieces of about `size` bytes, so that nothing is copied as a whole.
+
+    >>> [piece.tolist() for piece in chunks(torch.arange(5), torch.tensor([4, 2, 0]), step=2)]
+    [[4, 0]]
+    """
+    count = max(1, size // max(1, tensor[:1].numel() * tensor.element_size()))
+    if rows is None:
+        yield from tensor[::step].split(count)
+    else:
+        yield from (tensor[part] for part in rows[::step].split(count))
 
 
 def callable_for(model: nn.Module, inputs: Any) -> Any:

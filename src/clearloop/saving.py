@@ -15,12 +15,13 @@ import torch
 from clearloop import environment, metrics, packing, rng
 from clearloop.adapters import by_name
 from clearloop.component import describe
-from clearloop.data.dataset import ItemDataset
+from clearloop.data.dataset import ItemDataset, Subset
 from clearloop.data.loader import DataLoader, ForeignLoader
+from clearloop.data.mapped import MappedDataset
 from clearloop.errors import CheckpointError, ConfigError, ModelError, NonFiniteError, RunError, StorageError
 from clearloop.history import EpochRecord, History
 from clearloop.predictor import Predictor
-from clearloop.preflight import stored_tensors
+from clearloop.preflight import chunks, stored
 from clearloop.rebuild import description_of
 from clearloop.recipe import Recipe
 from clearloop.rundir import NO_HISTORY, RunDirectory
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from clearloop.learner import Learner
 
 HASHED_WHOLE = 2**30  # bytes of data up to which every byte goes into the fingerprint
+HASHED_MAPPED = 2**24  # bytes of mapped arrays, however large they are
 GET_EXTRA_STATE = torch.nn.Module.get_extra_state
 INITIAL = "initial"  # the weights before the first step, where the seed alone does not give them
 
@@ -272,20 +274,39 @@ def weights_come_from_seed(learn: Learner, weights: dict[str, torch.Tensor]) -> 
 def fingerprint(loader: Any) -> dict[str, Any] | None:
     """What the data are, so that a run is not resumed on others: counts, shapes and a SHA-256 of the values.
 
-    Tensors in memory are hashed whole up to 1 GiB, by evenly spaced samples above; other data are only counted.
+    Tensors in memory are hashed whole up to 1 GiB, by evenly spaced samples above; mapped arrays by evenly spaced
+    samples of 16 MiB in all; other data are only counted.
     """
     if loader is None or isinstance(loader, ForeignLoader):
         return None
     found: dict[str, Any] = {"samples": len(loader.dataset)}
-    tensors = stored_tensors(loader)
+    tensors, rows = stored(loader)
+    if not tensors:
+        tensors, rows = mapped_samples(loader.dataset), None
     if tensors:
         digest = hashlib.sha256()
         for tensor in tensors:
-            stride = max(1, math.ceil(tensor.numel() * tensor.element_size() / HASHED_WHOLE))
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor[::stride].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+            shape = (tensor if rows is None else tensor[:1].expand(len(rows), *tensor.shape[1:])).shape
+            stride = max(1, math.ceil(shape.numel() * tensor.element_size() / HASHED_WHOLE))
+            digest.update(f"{tensor.dtype} {tuple(shape)}".encode())
+            for piece in chunks(tensor, rows, stride):
+                digest.update(piece.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
         found["sha256"] = digest.hexdigest()
     return {**found, "batches": batching(loader)}
+
+
+def mapped_samples(data: Any) -> list[torch.Tensor]:
+    """Evenly spaced samples of arrays that are mapped files; nothing of other data."""
+    base = data
+    while isinstance(base, Subset):
+        base = base.dataset
+    if not isinstance(base, MappedDataset):
+        return []
+    row_bytes = sum(array[:1].nbytes for array in base.arrays)
+    count = min(len(data), max(2, HASHED_MAPPED // row_bytes))
+    rows = torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long()
+    parts = [data.gather(part) for part in rows.split(256)]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def batching(loader: DataLoader) -> dict[str, Any]:

@@ -81,3 +81,13 @@ def concatenate(trees: list[Tree]) -> Tree:
         columns = [concatenate(list(column)) for column in zip(*trees, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
     return first
+
+
+def first_tensor(tree: Tree) -> Tensor:
+    """A tensor itself, or the first of a tuple: of a model's outputs, the one that is compared with the targets.
+
+    >>> first_tensor((torch.ones(2), torch.zeros(3)))
+    tensor([1., 1.])
+    """
+    first: Tensor = tree[0] if isinstance(tree, (tuple, list)) else tree
+    return first

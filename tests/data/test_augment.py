@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,8 +11,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearloop import ConfigError
-from clearloop.data.augment import GOLDEN, mix, random_flip, random_shift, sample_keys, uniform
+from clearloop import ConfigError, DataLoader, TensorDataset
+from clearloop.buildable import build, is_augmentation
+from clearloop.component import describe
+from clearloop.data.augment import (
+    GOLDEN,
+    compose,
+    mix,
+    random_erase,
+    random_flip,
+    random_rotate,
+    random_shift,
+    sample_keys,
+    uniform,
+)
 
 WORD = 2**64
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -134,7 +147,17 @@ def test_a_shift_is_a_crop_of_the_padded_image_and_all_shifts_occur(pixels):
     assert moved.shape == given_images.shape
 
 
-@pytest.mark.parametrize("augment", [random_flip, random_shift(2)], ids=["flip", "shift"])
+AUGMENTS = {
+    "flip": random_flip,
+    "shift": random_shift(2),
+    "rotate": random_rotate(30),
+    "erase": random_erase(0.3),
+    "compose": compose(random_flip, random_shift(1), random_rotate(90), random_erase(0.2)),
+}
+every_augment = pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
+
+
+@every_augment
 def test_augmentation_changes_nothing_in_place_and_draws_nothing(augment):
     given_images, before = images(), torch.get_rng_state()
     keys = sample_keys(0, 0, torch.arange(200))
@@ -148,3 +171,134 @@ def test_augmentation_changes_nothing_in_place_and_draws_nothing(augment):
 def test_a_shift_by_nothing_is_refused():
     with pytest.raises(ConfigError, match="at least 1 pixel, got 0"):
         random_shift(0)
+
+
+# -- to the bit, in any batch ------------------------------------------------------------------------------------------
+
+
+@every_augment
+@pytest.mark.parametrize("size", [(28, 28), (17, 23)])
+def test_a_sample_is_augmented_to_the_same_bits_in_any_batch(augment, size):
+    given_images = torch.rand(131, 3, *size)
+    keys = sample_keys(4, 2, torch.arange(131))
+    whole = augment(given_images, keys)
+    assert whole.shape == given_images.shape
+    assert whole.dtype == torch.float32
+    order = torch.randperm(131)
+    assert torch.equal(augment(given_images[order], keys[order]), whole[order])
+    for batch_size in (1, 2, 7, 64):
+        parts = zip(given_images.split(batch_size), keys.split(batch_size), strict=True)
+        assert torch.equal(torch.cat([augment(*part) for part in parts]), whole)
+
+
+@every_augment
+def test_a_loader_augments_a_sample_alike_wherever_the_order_puts_it(augment):
+    data = TensorDataset(torch.rand(50, 1, 9, 9), torch.arange(50))
+    seen = []
+    for batch_size in (7, 50):
+        batches = list(DataLoader(data, batch_size, shuffle=True, seed=3, augment=augment).batches(1))
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        seen.append(images[labels.argsort()])
+    assert torch.equal(*seen)
+
+
+# -- against references ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (8, 8), (7, 12)])
+def test_a_rotation_equals_torchs_affine_grid_about_the_middle_in_pixels(height, width):
+    images, keys = torch.rand(40, 2, height, width), sample_keys(0, 0, torch.arange(40))
+    angles = (uniform(keys, 3) * 2 - 1) * math.radians(50)
+    cos, sin, none = angles.cos(), angles.sin(), torch.zeros(40)
+    across, along = [cos, -sin * height / width, none], [sin * width / height, cos, none]
+    matrices = torch.stack([torch.stack(across, -1), torch.stack(along, -1)], 1)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    expected = F.grid_sample(images, grid, align_corners=False)
+    assert torch.allclose(random_rotate(50)(images, keys), expected, atol=1e-5)
+
+
+def test_a_rotation_by_a_quarter_is_that_of_rot90(monkeypatch):
+    images = torch.rand(3, 2, 6, 6)
+    for number, turns in ((1.0, 1), (0.0, -1)):
+        monkeypatch.setattr("clearloop.data.augment.uniform", lambda keys, draw, n=number: torch.full((len(keys),), n))
+        assert torch.allclose(random_rotate(90)(images, torch.arange(3)), images.rot90(turns, (-2, -1)), atol=1e-5)
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+def test_rotations_keep_the_middle_and_turn_either_way_as_often():
+    point = torch.zeros(1, 1, 11, 11)
+    point[0, 0, 5, 5], point[0, 0, 5, 9] = 1, 1  # the middle, and a point on its right
+    turned = random_rotate(40)(point.expand(400, 1, 11, 11).contiguous(), sample_keys(0, 0, torch.arange(400)))
+    assert torch.allclose(turned[:, 0, 5, 5], torch.ones(400), atol=1e-4)
+    up = turned[:, 0, :5, 6:].sum(dim=(1, 2)) > turned[:, 0, 6:, 6:].sum(dim=(1, 2))
+    assert 150 < int(up.sum()) < 250
+
+
+@given(share=st.floats(0.01, 0.99), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_an_erased_part_is_one_rectangle_of_about_its_share(share, height, width):
+    erased = random_erase(share)(torch.ones(8, 2, height, width), sample_keys(0, 0, torch.arange(8))) == 0
+    for image in erased:
+        assert torch.equal(image[0], image[1])  # every channel alike
+        rows, columns = (image[0].any(dim=axis).nonzero().flatten() for axis in (1, 0))
+        assert len(rows) * len(columns) == int(image[0].sum()) > 0
+        assert int(rows[-1] - rows[0]) + 1 == len(rows)
+        assert int(columns[-1] - columns[0]) + 1 == len(columns)
+        assert abs(len(rows) * len(columns) - share * height * width) <= (height + width) / 2 + 1
+
+
+def test_erased_parts_lie_everywhere_and_have_all_proportions():
+    erased = random_erase(0.2)(torch.ones(2000, 1, 20, 20), sample_keys(0, 0, torch.arange(2000)))[:, 0] == 0
+    often = erased.float().mean(dim=0)  # (20, 20)
+    assert float(often.min()) > 0.002
+    assert torch.allclose(often, often.flip(0), atol=0.08)
+    assert torch.allclose(often, often.flip(1), atol=0.08)
+    heights, widths = (erased.any(dim=axis).sum(dim=1) for axis in (2, 1))
+    assert (int(heights.min()), int(heights.max())) == (int(widths.min()), int(widths.max())) == (6, 13)
+
+
+def test_what_is_composed_is_done_in_order_each_with_its_own_numbers():
+    images, keys = torch.rand(100, 1, 12, 12), sample_keys(0, 0, torch.arange(100))
+    assert torch.equal(compose(random_shift(2))(images, keys), random_shift(2)(images, keys))
+    black = (compose(random_erase(0.1), random_erase(0.1))(images, keys) == 0).flatten(1).sum(dim=1)
+    assert int((black > 20).sum()) > 50  # two places, not one twice
+    recorded = []
+
+    def record(name):
+        return lambda batch, keys: recorded.append((name, keys)) or batch
+
+    compose(record("a"), record("b"))(images, keys)
+    assert [name for name, _ in recorded] == ["a", "b"]
+    assert not bool((recorded[0][1] == recorded[1][1]).any())
+
+
+# -- as data, and refused ----------------------------------------------------------------------------------------------
+
+
+@every_augment
+def test_an_augmentation_is_written_down_as_data_that_makes_it_again(augment, tmp_path):
+    described = json.loads(json.dumps(describe(augment)))
+    assert is_augmentation(described)
+    data = {"path": "clearloop.data.loaders:DataLoaders.mnist", "kwargs": {"seed": 0, "augment": described}}
+    again = build(data, "data").train.augment
+    images, keys = torch.rand(20, 1, 9, 9), sample_keys(0, 0, torch.arange(20))
+    assert torch.equal(again(images, keys), augment(images, keys))
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "message"),
+    [
+        *[(random_rotate, angle, "above 0 and of at most 180") for angle in (0, -3, 181, math.nan)],
+        *[(random_erase, share, r"share of the image in \(0, 1\)") for share in (0, 1, -0.5, math.nan)],
+        (compose, 3, "one or more augmentations"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(make, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        make(wrong)
+
+
+def test_nothing_to_compose_is_refused():
+    with pytest.raises(ConfigError, match="one or more augmentations"):
+        compose()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from clearloop import DataError, DataLoader, DataLoaders, TensorDataset, get_dls
+from clearloop import ConfigError, DataError, DataLoader, DataLoaders, TensorDataset, get_dls
 from clearloop.component import describe
 from clearloop.data.augment import random_shift
 from clearloop.data.loader import ForeignLoader
@@ -36,6 +36,27 @@ def test_the_digits_are_shuffled_anew_every_epoch_and_validation_never_is(digits
     assert targets.dtype == torch.int64
     assert float(inputs.max()) == 1
     assert train.dataset.tensors[0].dtype == torch.uint8  # held as bytes
+
+
+def test_the_test_images_validate_where_all_others_are_trained_on(digits):
+    train, valid = DataLoaders.mnist(batch_size=60, seed=0, test=True)
+    assert (len(train), len(valid.dataset)) == (1000, 10_000)
+    assert labels_of(valid) == digits.test_labels.tolist()
+
+
+def test_an_image_is_its_own_target_where_it_is_to_be_given_back(digits):
+    dls = DataLoaders.mnist(batch_size=5, seed=0, targets="inputs")
+    assert dls.classes is None  # so that no class is predicted
+    assert dls.image_size == (28, 28)
+    for loader in dls:
+        inputs, targets = next(iter(loader))
+        assert torch.equal(inputs.flatten(1), targets)
+        assert targets.dtype == torch.float32
+    images = digits.train_images[50_000:50_512].flatten(1).float() / 255
+    assert torch.equal(targets, images)
+    assert torch.equal(dls.valid.dataset.tensors[1], digits.train_labels[50_000:])  # labels are there for pictures
+    with pytest.raises(ConfigError, match=r'targets must be "labels" or "inputs", got \'images\''):
+        DataLoaders.mnist(targets="images")
 
 
 def test_the_digits_come_in_the_order_of_the_seed():

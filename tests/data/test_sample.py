@@ -142,7 +142,7 @@ def test_a_cache_below_the_working_folder_is_given_as_an_absolute_path(few, tmp_
     assert untar_data(URLs.MNIST_SAMPLE) == few / "mnist_sample"
 
 
-@pytest.mark.parametrize("url", ["https://example.org/pets.tgz", "mnist", "", Path("mnist_sample"), None, 3])
+@pytest.mark.parametrize("url", ["mnist", "", Path("mnist_sample"), None, 3])
 def test_what_is_not_known_is_refused_with_what_is(url, few):
     with pytest.raises(ConfigError, match=r"expected URLs\.MNIST_SAMPLE or URLs\.MNIST.*got"):
         untar_data(url)

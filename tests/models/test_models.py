@@ -34,6 +34,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         (10,),
         10 * 7 + 7 + 7 * 3 + 3 + 3 * 7 + 7 + 7 * 10 + 10,
     ),
+    "autoencoder of pictures": (
+        lambda: models.conv_autoencoder(code=3, widths=(4, 8), size=12),
+        (1, 12, 12),
+        (9 + 1) * 4 + (9 * 4 + 1) * 8 + (72 + 1) * 3 + (3 + 1) * 72 + (16 * 8 * 4 + 4) + (16 * 4 + 1),
+    ),
     "cnn": (
         lambda: models.cnn(),
         (1, 28, 28),
@@ -71,7 +76,8 @@ def samples(shape: tuple[int, ...], count: int = 20) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("batch_size", [1, 2, 33])
 def test_logits_have_one_row_a_sample(factory, shape, parameters, batch_size):
     model = seeded(factory).eval()
-    assert model(torch.rand(batch_size, *shape)).shape == (batch_size, 10)
+    outputs = model(torch.rand(batch_size, *shape))
+    assert outputs.shape == (batch_size, 144 if shape == (1, 12, 12) else 10)  # a picture again, or ten logits
 
 
 @every_model
@@ -149,6 +155,35 @@ def test_an_autoencoder_is_an_encoder_and_a_decoder_that_mirror_each_other(outpu
     assert widths == [784, 16, 8, 3, 8, 16]
 
 
+@pytest.mark.parametrize("make", [models.autoencoder, lambda *w, **o: models.conv_autoencoder(w[-1], size=28, **o)])
+def test_an_autoencoder_can_give_its_code_too(make):
+    images = torch.rand(3, 1, 28, 28)
+    plain, both = (seeded(lambda given=given: make(784, 5, with_code=given)) for given in (False, True))
+    outputs, code = both(images)
+    assert torch.equal(outputs, plain(images))
+    assert torch.equal(code, plain.encoder(images))
+    assert list(both.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize(("size", "widths"), [(28, (16, 32)), (8, (3,)), (32, (2, 3, 4, 5))])
+def test_a_convolutional_autoencoder_gives_back_pictures_of_its_size(size, widths):
+    model = models.conv_autoencoder(code=6, channels=3, widths=widths, size=size)
+    images = torch.rand(2, 3, size, size)
+    assert model.encoder(images).shape == (2, 6)
+    assert model(images).shape == images.flatten(1).shape
+
+
+def test_the_sparse_loss_is_the_squared_error_and_a_share_of_the_size_of_the_code():
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets, code = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+    code.requires_grad_()
+    loss = models.sparse_mse((outputs, code), targets, penalty=0.25)
+    torch.testing.assert_close(loss, F.mse_loss(outputs, targets) + 0.25 * code.abs().mean())
+    assert torch.equal(models.sparse_mse((outputs, code), targets, penalty=0.0), F.mse_loss(outputs, targets))
+    loss.backward()
+    torch.testing.assert_close(code.grad, 0.25 * code.detach().sign() / code.numel())  # towards 0, by the same force
+
+
 def test_an_autoencoder_learns_to_give_back_what_lies_on_a_line():
     along = torch.linspace(-0.9, 0.9, 64)[:, None]
     x = along * torch.tensor([[1.0, -0.5, 0.3, 0.8]])
@@ -180,6 +215,11 @@ def test_cnn_takes_images_of_the_size_it_was_built_for(size):
             lambda: models.autoencoder(9, 4, 2, output="sigmoid"),
             "autoencoder:autoencoder",
             {"args": [9, 4, 2], "kwargs": {"output": "sigmoid"}},
+        ),
+        (
+            lambda: models.conv_autoencoder(5, with_code=True),
+            "autoencoder:conv_autoencoder",
+            {"args": [5], "kwargs": {"with_code": True}},
         ),
         (lambda: models.cnn(), "cnn:cnn", {}),
         (lambda: models.cnn(2, widths=(4, 8)), "cnn:cnn", {"args": [2], "kwargs": {"widths": [4, 8]}}),
@@ -215,6 +255,10 @@ def test_the_description_of_a_model_builds_it_again(call, path, arguments):
         (lambda: models.autoencoder(784), r"at least two widths.*got \(784,\).*autoencoder\(784, 128, 64, 32\)"),
         (lambda: models.autoencoder(784, 0), r"positive ints, got 0 at position 1"),
         (lambda: models.autoencoder(784, 32, output="relu"), r'output must be "tanh" or "sigmoid", got \'relu\''),
+        (lambda: models.conv_autoencoder(0), r"positive ints, got 0 at position 0"),
+        (lambda: models.conv_autoencoder(size=30), r"halves the side .* once for each of 2 widths, got a side of 30"),
+        (lambda: models.conv_autoencoder(widths=()), r"give fewer widths, at least one, or images of 2 times"),
+        (lambda: models.conv_autoencoder(output="relu"), r'output must be "tanh" or "sigmoid"'),
         (lambda: models.cnn(classes=0), r"positive ints, got 0 at position 0"),
         (lambda: models.cnn(channels=1.5), r"positive ints, got 1\.5 at position 1"),
         (lambda: models.cnn(size=-28), r"positive ints, got -28 at position 2"),

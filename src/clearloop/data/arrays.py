@@ -94,9 +94,14 @@ def from_numpy(array: Any) -> Tensor:
         return torch.from_numpy(array)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a float tensor certainly holds neither NaN nor infinity: False too where its sum overflows."""
+    return bool(torch.isfinite(tensor.sum()))  # NaN and infinity survive a sum
+
+
 def check_finite(tensor: Tensor, name: str) -> None:
     """Raise DataError, with the first row, if a float tensor holds NaN or infinity."""
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):  # NaN and infinity survive a sum
+    if not tensor.is_floating_point() or is_finite(tensor):
         return
     finite = torch.isfinite(tensor)
     bad = ~(finite.flatten(1).all(dim=1) if tensor.ndim > 1 else finite)

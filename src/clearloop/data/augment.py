@@ -6,6 +6,7 @@ rather than by a generator: a sample is augmented the same way in any batch, on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -79,3 +80,77 @@ def random_shift(pixels: int) -> Augment:
         return moved.movedim(-1, 1)
 
     return shift
+
+
+@remember
+def random_rotate(degrees: float) -> Augment:
+    """Turn each image about its middle by an angle of up to `degrees` either way; black comes in at the corners.
+
+    Pixels of the result are interpolated between four of the image's: (B, C, H, W) float -> (B, C, H, W).
+
+    >>> random_rotate(10)(torch.ones(1, 1, 28, 28), torch.tensor([7])).shape
+    torch.Size([1, 1, 28, 28])
+    """
+    if not 0 < degrees <= 180:
+        raise ConfigError(f"random_rotate needs an angle above 0 and of at most 180 degrees, got {degrees}")
+
+    def rotate(images: Tensor, keys: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        angles = (uniform(keys, 3).double() * 2 - 1) * math.radians(degrees)
+        # Rounded from float64, and no matrix product: both may differ in the last bit in a batch of another size.
+        cos, sin = (turn(angles).float()[:, None, None] for turn in (torch.cos, torch.sin))  # (B, 1, 1)
+        down = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2  # (H, 1), pixels from the middle
+        right = torch.arange(width, device=images.device) - (width - 1) / 2  # (W,)
+        from_right, from_down = cos * right - sin * down, sin * right + cos * down  # (B, H, W)
+        grid = torch.stack([from_right * (2 / width), from_down * (2 / height)], dim=-1)  # (B, H, W, 2), in [-1, 1]
+        return torch.nn.functional.grid_sample(images, grid.to(images.dtype), align_corners=False)
+
+    return rotate
+
+
+@remember
+def random_erase(share: float) -> Augment:
+    """Make black in each image one rectangle of `share` of its area, somewhere, up to twice as high as wide or wide as
+    high; with normalised images it becomes their mean.
+
+    Source: random erasing (Zhong, Zheng, Kang, Li and Yang, 2017), here of one area, in every image.
+
+    >>> erased = random_erase(0.25)(torch.ones(1, 1, 28, 28), torch.tensor([7]))
+    >>> bool(0.23 < (erased == 0).float().mean() < 0.27)
+    True
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"random_erase needs a share of the image in (0, 1), got {share}")
+
+    def erase(images: Tensor, keys: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        proportion = 2 ** (uniform(keys, 4).double() * 2 - 1)  # height to width, 1/2 to 2
+        high = (height * (share * proportion).sqrt()).round().clamp(max(1, share * height), height)  # (B,)
+        wide = (share * height * width / high).round().clamp(1, width)
+        top = (uniform(keys, 5) * (height - high + 1)).long()
+        left = (uniform(keys, 6) * (width - wide + 1)).long()
+        rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+        in_rows = (rows >= top[:, None]) & (rows < (top + high)[:, None])  # (B, H)
+        in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # (B, W)
+        return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+
+    return erase
+
+
+@remember
+def compose(*augments: Augment) -> Augment:
+    """One augmentation after the other, each with random numbers of its own: two of one kind do different things.
+
+    >>> both = compose(random_flip, random_shift(2))
+    >>> both(torch.ones(1, 1, 28, 28), torch.tensor([7])).shape
+    torch.Size([1, 1, 28, 28])
+    """
+    if not augments or not all(callable(augment) for augment in augments):
+        raise ConfigError("compose takes one or more augmentations, such as random_flip and random_shift(2)")
+
+    def composed(images: Tensor, keys: Tensor) -> Tensor:
+        for place, augment in enumerate(augments):
+            images = augment(images, mix(keys + place) if place else keys)
+        return images
+
+    return composed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +24,22 @@ from clearloop.tree import to_device
 
 CPU = torch.device("cpu")
 Collate = Callable[[list[Any]], Batch]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def draw_seed() -> int:
     """A seed from torch's global generator, so that `torch.manual_seed` governs what was not seeded by hand."""
     return int(torch.randint(2**31, ()))
+
+
+def seeded(make: F) -> F:
+    """Decorate a function with a keyword `seed`: None becomes one that is drawn, before the call is remembered."""
+
+    @functools.wraps(make)
+    def with_seed(*args: Any, seed: int | None = None, **kwargs: Any) -> Any:
+        return make(*args, seed=draw_seed() if seed is None else seed, **kwargs)
+
+    return with_seed  # type: ignore[return-value]
 
 
 def collate(items: list[Any]) -> Batch:

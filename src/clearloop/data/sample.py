@@ -1,25 +1,32 @@
-"""Folders of pictures to learn with, written once from the embedded MNIST: no network."""
+"""Folders of pictures to learn with: written once from the embedded MNIST, or unpacked once from any archive."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 from torch import Tensor
 
 from clearloop import durable
+from clearloop.data import download
 from clearloop.data.idx import read_idx
 from clearloop.data.mnist import MNIST_FOLDER, mnist
-from clearloop.errors import ConfigError, DataError, StorageError
+from clearloop.errors import CheckpointError, ConfigError, DataError, StorageError
 
 ABANDONED_S = 3600  # what a writer that was killed left is removed once it is so old; writing takes seconds
+DOWNLOAD_ABANDONED_S = 24 * 3600
 LABELS = "labels.csv"
+ARCHIVES, FILES, RECORD = "archives", "files", "archive.json"  # where archives are unpacked, and what each was
 
 
 class URLs:
@@ -36,25 +43,32 @@ PARTS = {  # the folders of each collection: a folder's name for the training fi
 DIGITS = {URLs.MNIST_SAMPLE: (3, 7), URLs.MNIST: tuple(range(10))}
 
 
-def untar_data(url: str) -> Path:
+def untar_data(url: str, sha256: str | None = None) -> Path:
     """The folder of a collection of pictures, written into the user's cache the first time.
 
-    Each picture is a grey PNG of 28 x 28 pixels, in a folder named like its digit, and is named by its place in
-    MNIST's training or test file. `labels.csv` of the sample has a row for each: its path, then 0 for a three and 1
-    for a seven.
+    Of `URLs`, each picture is a grey PNG of 28 x 28 pixels, in a folder named like its digit, and is named by its place
+    in MNIST's training or test file. `labels.csv` of the sample has a row for each: its path, then 0 for a three and 1
+    for a seven. These need no network. Any other archive is fetched, with a progress bar on a terminal, and unpacked
+    where nothing can leave the folder.
 
-    Args: `url`, one of `URLs`.
-    Returns: the folder, in `$CLEARLOOP_HOME`, or else `clearloop` in the user's cache (`$XDG_CACHE_HOME`, ~/.cache).
+    Args: `url`, one of `URLs`, or the `https://` or `file:` address of a .tgz, .tar.gz, .tar or .zip archive (`http://`
+    too, where the hash is given); `sha256`, the hash that the archive must have.
+    Returns: the folder, in `$CLEARLOOP_HOME`, or else `clearloop` in the user's cache (`$XDG_CACHE_HOME`, ~/.cache);
+    where an archive holds one folder and nothing beside it, that folder.
     Raises: ConfigError for anything else; StorageError where the cache cannot be written; DataError for a folder that
-    is there and lacks pictures.
+    is there and lacks pictures, and for an archive that cannot be had, is damaged, has another hash or is not safe.
 
         path = untar_data(URLs.MNIST_SAMPLE)  # path / "train" / "3" / "10.png"
     """
     if url not in PARTS:
-        raise ConfigError(
-            f"expected URLs.MNIST_SAMPLE or URLs.MNIST, which come with clearloop, got {str(url)!r}; unpack other "
-            "collections yourself: archives are not fetched yet"
-        )
+        if not isinstance(url, str) or "/" not in url:
+            raise ConfigError(
+                f"expected URLs.MNIST_SAMPLE or URLs.MNIST, which come with clearloop, or the address of an archive, "
+                f"https://… or file:…, got {str(url)!r}"
+            )
+        return unpacked(url, sha256)
+    if sha256 is not None:
+        raise ConfigError(f"{url} comes with clearloop, there is no archive to compare a hash with: leave sha256 out")
     target = cache_folder() / url
     if not os.path.lexists(target):
         write_collection(url, target)
@@ -70,15 +84,64 @@ def cache_folder() -> Path:
     return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "clearloop"
 
 
+def unpacked(url: str, sha256: str | None) -> Path:
+    """The folder of an archive, fetched and unpacked if it is not there."""
+    ending = download.check_url(url, sha256)
+    target = cache_folder() / ARCHIVES / archive_name(url, ending)
+    if not os.path.lexists(target):
+
+        def fill(folder: Path) -> None:
+            found = download.fetch(url, folder / "archive", sha256)
+            download.unpack(folder / "archive", folder / FILES, url)
+            durable.current().unlink(folder / "archive")
+            durable.current().write(folder / RECORD, durable.dumps_strict({"url": url, "sha256": found}))
+
+        write_at_once(target, fill, DOWNLOAD_ABANDONED_S)
+    try:
+        found = durable.loads_strict((target / RECORD).read_bytes(), str(target / RECORD))["sha256"]
+    except (OSError, CheckpointError, LookupError, TypeError) as error:
+        raise DataError(f"{target}: expected an unpacked archive, got {error}; remove it and call again") from error
+    if sha256 is not None and found != sha256.lower():
+        raise DataError(
+            f"{target}: expected the files of an archive with SHA-256 {sha256.lower()}, got those of one with {found}; "
+            "remove the folder and call again"
+        )
+    return only_folder(target / FILES)
+
+
+def archive_name(url: str, ending: str) -> str:
+    """What the folder of an archive is called: its own name, with a hash of the address; a file's date goes into it."""
+    parts = urllib.parse.urlsplit(url)
+    version = ""
+    if parts.scheme == "file":
+        with contextlib.suppress(OSError):
+            status = os.stat(urllib.request.url2pathname(parts.path))
+            version = f" {status.st_size} {status.st_mtime_ns}"
+    name = urllib.parse.unquote(parts.path.rsplit("/", 1)[-1])[: -len(ending)]
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60] or "archive"
+    return f"{plain}-{hashlib.sha256((url + version).encode()).hexdigest()[:10]}"
+
+
+def only_folder(folder: Path) -> Path:
+    """The folder in `folder`, if it is all that is in there."""
+    there = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    return there[0] if len(there) == 1 and there[0].is_dir() and not there[0].is_symlink() else folder
+
+
 def write_collection(url: str, target: Path) -> None:
-    """Write all pictures under a temporary name and rename the folder at the end, so that half of it is never seen."""
+    """Write all pictures of one of `URLs`."""
+    write_at_once(target, lambda folder: write_pictures(url, folder))
+
+
+def write_at_once(target: Path, fill: Callable[[Path], None], older_than_s: float = ABANDONED_S) -> None:
+    """Fill a folder of a temporary name and rename it at the end, so that half of it is never seen."""
     disk = durable.current()
     durable.make_directory(target.parent)
-    sweep(target)
+    sweep(target, older_than_s)
     temporary = target.with_name(f".tmp-{target.name}-{uuid4().hex}")
     try:
         disk.mkdir(temporary)
-        write_pictures(url, temporary)
+        fill(temporary)
         try:
             disk.rename(temporary, target)
         except StorageError:
@@ -138,9 +201,9 @@ def check_whole(url: str, folder: Path) -> None:
         raise DataError(f"{folder / LABELS}: expected the table of labels, got none; remove {folder} and call again")
 
 
-def sweep(target: Path) -> None:
+def sweep(target: Path, older_than_s: float = ABANDONED_S) -> None:
     """Remove what writers of `target` that were killed left beside it."""
     for path in target.parent.glob(f".tmp-{target.name}-*"):
         with contextlib.suppress(OSError):  # another process may do the same
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
+            if time.time() - path.stat().st_mtime > older_than_s:
                 shutil.rmtree(path, ignore_errors=True)
