@@ -30,6 +30,7 @@ TRAIN_OPTIONS = {
     ),
     *("--momentum", "--dropout", "--clip", "--accumulate", "--ema", "--patience", "--precision", "--seed", "--valid"),
     *("--device", "--threads", "--out", "--every", "--keep", "--quiet", "--code", "--sparse", "--output"),
+    *("--target", "--kind", "--size", "--grey", "--skip-bad"),
 }
 
 

@@ -27,7 +27,7 @@ WITHIN_RIM = {
     "__main__": {"cli"},
     "autograd_graph": {"drawing", "sketch"},
     "drawing": {"dot_language", "sketch"},
-    "cli_parts": {"callbacks.early_stopping", "callbacks.ema", "models"},
+    "cli_parts": {"callbacks.early_stopping", "callbacks.ema", "models", "tabular"},
     "eject": {"printing.assembly", "printing.byhand", "printing.draft", "printing.printable"},
     "verify": {"eject"},
     "interpret": {"interpret_plots", "interpretation", "model_summary", "reconstruct"},

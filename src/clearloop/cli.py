@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clearloop.cli_parts import (
+    TABLES,
     Bound,
+    Kind,
     Model,
     Net,
     Optimizer,
     Precision,
     Shape,
-    default_epochs,
-    default_lr,
-    default_opt,
-    default_schedule,
+    Source,
     make_callbacks,
     make_learner,
-    make_schedule,
+    make_plan,
     open_data,
     pick_model,
     set_threads,
@@ -40,6 +39,7 @@ from clearloop.errors import ClearloopError, ConfigError, NonFiniteError, RunErr
 
 if TYPE_CHECKING:
     from clearloop.callbacks.checkpoints import Checkpoints
+    from clearloop.cli_parts import Plan
     from clearloop.learner import Learner
     from clearloop.predictor import Predictor
 
@@ -49,14 +49,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 RUNG_HELP = "1: all by hand; 2: parameters(); 3: own optimizer; 4: torch's; 5: Dataset; 6: DataLoaders; 7: fit"
 
 
-Data = Annotated[str, typer.Argument(help="mnist, a folder of IDX files, or an .npz file with arrays x and y")]
+Data = Annotated[
+    str,
+    typer.Argument(help="mnist, a folder of IDX files or of pictures, a .csv or .parquet table, an .npz of x and y"),
+]
 Run = Annotated[Path, typer.Argument(help="a run's folder, such as runs/mnist-1")]
 RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="the run's folder; runs/NAME-1, -2, … if left out")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; they decide speed and the last bits")]
 Seed = Annotated[int, typer.Option(min=0, help="of weights, batch order and dropout")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="samples a batch")]
-ModelName = Annotated[Model, typer.Option(help="auto: cnn for images, mlp for vectors")]
+ModelName = Annotated[Model, typer.Option(help="auto: cnn for images, resnet18 for folders of pictures, mlp else")]
 Hidden = Annotated[str, typer.Option(help="mlp: widths of the hidden layers; cnn: feature maps. 64 or 16,32,64")]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", "-n", help="passes over the training data; 4, and 20 for autoencoders")
@@ -74,6 +77,13 @@ Valid = Annotated[float | None, typer.Option(help="share or number of training s
 def train(
     data: Data,
     model: ModelName = Model.auto,
+    target: Annotated[str | None, typer.Option(help="tables: the column to predict")] = None,
+    kind: Annotated[
+        Kind | None, typer.Option(help="tables: what the target is; seen from its values if left out")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="pictures: make them all squares of this side")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="pictures: without their colours")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="pictures: leave out files that are none")] = False,
     hidden: Hidden = "",
     epochs: Epochs = None,
     lr: LearningRate = None,
@@ -103,26 +113,19 @@ def train(
 ) -> None:
     """Train a model and save the run: weights, history, checkpoints, plots, predictor."""
     net = Net(pick_model(model, data), hidden, dropout, code, sparse, output)
+    plan = make_plan(net, opt, Shape.one_cycle if one_cycle else schedule, epochs, lr, weight_decay, momentum)
     set_threads(threads, default=2 if net.convolves else 1)
-    opt = opt or default_opt(net)
-    shape = Shape.one_cycle if one_cycle else schedule or default_schedule(net)
-    epochs = default_epochs(net) if epochs is None else epochs
     from clearloop.callbacks.checkpoints import Checkpoints
-    from clearloop.preflight import check_options
 
-    dls = open_data(data, batch_size, seed, valid, net.targets)
+    dls = open_data(Source(data, batch_size, seed, valid, target, kind, size, grey, skip_bad), net.targets)
     checks = Checkpoints(out or "runs", every, keep)  # the folder is made when all else is known to be right
     learn = make_learner(
-        dls, net, opt, weight_decay, momentum, seed, device,
-        clip=clip, accumulate=accumulate, precision=precision.value if precision else None,
-        cbs=[*make_callbacks(ema, patience), checks],
+        dls, net, plan, seed, device, clip=clip, accumulate=accumulate, cbs=make_callbacks(ema, patience, checks),
+        precision=precision.value if precision else None,
     )  # fmt: skip
-    lr = default_lr(net, opt) if lr is None else lr
-    check_options(learn.model, lr, clip, accumulate, epochs)
-    planned = make_schedule(shape, lr, epochs * learn.steps_per_epoch)
-    learn.prepared()  # looks at model, loss and data together
+    check_plan(learn, plan)
     with new_run(out, data, learn, checks):
-        run_and_report(learn, lambda: learn.fit(epochs, lr, schedule=planned, quiet=True), quiet)
+        run_and_report(learn, lambda: fit_plan(learn, plan), quiet)
 
 
 @app.command()
@@ -168,11 +171,17 @@ def predict(
         bool, typer.Option("--crop", help="cut the picture to its ink and centre it, as MNIST's were")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="tables: the file to write; else the screen")] = None,
 ) -> None:
-    """Predict new items with a run's model: class and probabilities, or values."""
+    """Predict new items with a run's model: class and probabilities, or values; rows of a table as a table."""
     from clearloop.predictor import Predictor
 
     predictor = Predictor.load(run)
+    if predictor.table is not None:
+        predict_table(predictor, items, out)
+        return
+    if out is not None:
+        raise ConfigError("--out is for runs on tables: what is predicted for other items is printed")
     for path in items:
         for name, item in items_in(path, predictor):
             prediction = predictor(item, dark_on_light=dark_on_light, crop=crop)
@@ -215,6 +224,7 @@ def runs(folder: Annotated[Path, typer.Argument(help="where the runs are")] = Pa
 @app.command("lr-find")
 def lr_find(
     data: Data,
+    target: Annotated[str | None, typer.Option(help="tables: the column to predict")] = None,
     model: ModelName = Model.auto,
     hidden: Hidden = "",
     batch_size: BatchSize = 128,
@@ -229,8 +239,8 @@ def lr_find(
     """Try learning rates from small to large and suggest one to begin with."""
     net = Net(pick_model(model, data), hidden)
     set_threads(threads, default=2 if net.convolves else 1)
-    dls = open_data(data, batch_size, seed, valid, net.targets)
-    learn = make_learner(dls, net, opt or default_opt(net), None, None, seed, device)
+    dls = open_data(Source(data, batch_size, seed, valid, target), net.targets)
+    learn = make_learner(dls, net, make_plan(net, opt), seed, device)
     found = learn.lr_find(steps=steps)
     print(f"suggested learning rate: {found.suggestion:.2g}")
     try:
@@ -288,6 +298,27 @@ def notebook2script(
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
+def check_plan(learn: Learner, plan: Plan) -> None:
+    """Look at options, model, loss and data together, before a folder is made."""
+    from clearloop.preflight import check_options
+
+    check_options(learn.model, plan.lr, learn.clip, learn.accumulate, plan.epochs)
+    learn.prepared()
+
+
+def fit_plan(learn: Learner, plan: Plan) -> None:
+    """Train as planned."""
+    learn.fit(plan.epochs, plan.lr, schedule=plan.schedule(learn.steps_per_epoch), quiet=True)
+
+
+def compare_with_baseline(learn: Learner) -> None:
+    """For a table, what one would reach without looking at the inputs."""
+    if getattr(learn.dls, "table", None) is not None:
+        from clearloop.baselines import baseline
+
+        print(f"without the inputs: {baseline(learn.dls, learn.loss_func, learn.metrics)}")
+
+
 @contextlib.contextmanager
 def new_run(out: Path | None, data: str, learn: Learner, checks: Checkpoints) -> Iterator[None]:
     """A new folder for the checkpoints, `out` or runs/NAME-1, -2, …; it goes again if an error comes before a step."""
@@ -333,6 +364,7 @@ def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> Non
         log(f"stopped early: {learn.stop_reason}")
     numbers = {"train_loss": last.train_loss, "valid_loss": last.valid_loss, **last.metrics}
     say("  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None))
+    compare_with_baseline(learn)
     say(f"saved in {learn.run.path}; next: clearloop predict {learn.run.path} {example(learn)}", quiet)
 
 
@@ -348,6 +380,8 @@ def draw_curves(learn: Learner) -> None:
 
 def example(learn: Learner) -> str:
     """What a model of this run takes."""
+    if getattr(learn.dls, "table", None) is not None:
+        return "ROWS.csv"
     return "ITEMS.npy" if learn.dls.image_size is None else "PICTURE.png"
 
 
@@ -358,6 +392,25 @@ def quietly_warned(work: Callable[[], Any]) -> Any:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest: print(f"note: {message}", file=sys.stderr)
         return work()
+
+
+def predict_table(predictor: Predictor, items: list[Path], out: Path | None) -> None:
+    """The rows of a table with their predictions, as CSV on the screen or in a file."""
+    import tempfile
+
+    from clearloop.row_predictions import predict_rows
+
+    if len(items) != 1 or items[0].suffix not in TABLES:
+        raise ConfigError(
+            f"expected one table with rows to predict, .csv or .parquet, got {', '.join(map(str, items))}"
+        )
+    if out is not None:
+        predict_rows(predictor, items[0], out)
+        say(f"wrote {out}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        predict_rows(predictor, items[0], Path(folder) / "rows.csv")
+        sys.stdout.write((Path(folder) / "rows.csv").read_text())
 
 
 def items_in(path: Path, predictor: Predictor) -> Any:

@@ -6,6 +6,7 @@ As the command line itself, it imports nothing before a command needs it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from clearloop.errors import ConfigError
 
 if TYPE_CHECKING:
+    from clearloop.callbacks.checkpoints import Checkpoints
     from clearloop.data.loaders import DataLoaders
     from clearloop.learner import Learner
+
+TABLES = (".csv", ".parquet")
 
 
 class Model(StrEnum):
@@ -28,6 +32,12 @@ class Model(StrEnum):
     cnn = "cnn"
     autoencoder = "autoencoder"
     conv_autoencoder = "conv-autoencoder"
+    resnet18 = "resnet18"
+    resnet34 = "resnet34"
+    resnet50 = "resnet50"
+
+
+RESNETS = (Model.resnet18, Model.resnet34, Model.resnet50)
 
 
 class Optimizer(StrEnum):
@@ -61,6 +71,73 @@ class Bound(StrEnum):
     sigmoid = "sigmoid"
 
 
+class Kind(StrEnum):
+    """What a table's target is taken for."""
+
+    regression = "regression"
+    binary = "binary"
+    classes = "classes"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What DATA and the options that belong to it say."""
+
+    data: str
+    batch_size: int
+    seed: int
+    valid: float | None = None
+    target: str | None = None
+    kind: Kind | None = None
+    size: int | None = None
+    grey: bool = False
+    skip_bad: bool = False
+
+    @property
+    def held(self) -> float | int | None:
+        """How much of the training data is held out: a share, or a number of samples."""
+        return int(self.valid) if self.valid is not None and self.valid >= 1 else self.valid
+
+    @property
+    def share(self) -> float | None:
+        """The same where only a share will do."""
+        if self.valid is not None and self.valid >= 1:
+            raise ConfigError(f"--valid takes a share between 0 and 1 for such data, got {self.valid:g}")
+        return self.valid
+
+    def check(self) -> None:
+        """Raise ConfigError for options that cannot be, or that other data have."""
+        if self.seed >= 2**63:
+            raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
+        if self.valid is not None and not 0 < self.valid < 1 and not (self.valid >= 1 and self.valid.is_integer()):
+            raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {self.valid:g}")
+        table, folder = Path(self.data).suffix in TABLES, Path(self.data).is_dir()
+        if not table and (self.target is not None or self.kind is not None):
+            raise ConfigError(f"--target and --kind are for tables (.csv, .parquet), got {self.data}")
+        if not (folder and not holds_idx(Path(self.data))) and (self.size is not None or self.grey or self.skip_bad):
+            raise ConfigError(f"--size, --grey and --skip-bad are for folders of pictures, got {self.data}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a net is trained."""
+
+    opt: Optimizer
+    shape: Shape
+    epochs: int
+    lr: float
+    weight_decay: float | None = None
+    momentum: float | None = None
+
+    def schedule(self, steps_per_epoch: int) -> Any:
+        """The schedule over all steps of the run, or None for a constant learning rate."""
+        from clearloop import schedules
+
+        if self.shape is Shape.one_cycle:
+            return schedules.one_cycle(self.lr, self.epochs * steps_per_epoch)
+        return schedules.cosine(self.lr, self.epochs * steps_per_epoch) if self.shape is Shape.cosine else None
+
+
 @dataclass(frozen=True)
 class Net:
     """What --model and the options that belong to it say of a net."""
@@ -80,7 +157,7 @@ class Net:
     @property
     def convolves(self) -> bool:
         """Whether a second thread pays."""
-        return self.kind in (Model.cnn, Model.conv_autoencoder)
+        return self.kind in (Model.cnn, Model.conv_autoencoder, *RESNETS)
 
     @property
     def targets(self) -> Literal["labels", "inputs"]:
@@ -108,24 +185,26 @@ def set_threads(threads: int | None, default: int) -> None:
 
 
 def pick_model(model: Model, data: str) -> Model:
-    """The model that `auto` stands for: cnn unless the data are an .npz file."""
+    """The model that `auto` stands for: mlp for arrays and tables, resnet18 for folders of pictures, else cnn."""
     if model is not Model.auto:
         return model
-    return Model.mlp if data.endswith(".npz") else Model.cnn
+    if Path(data).suffix in (".npz", *TABLES):
+        return Model.mlp
+    return Model.resnet18 if Path(data).is_dir() and not holds_idx(Path(data)) else Model.cnn
 
 
-def open_data(
-    data: str, batch_size: int, seed: int, valid: float | None, targets: Literal["labels", "inputs"]
-) -> DataLoaders:
+def holds_idx(folder: Path) -> bool:
+    """Whether a folder holds MNIST's kind of files."""
+    return any(re.search(r"-idx\d-ubyte(\.gz)?$", path.name) for path in folder.iterdir())
+
+
+def open_data(source: Source, targets: Literal["labels", "inputs"] = "labels") -> DataLoaders:
     """The loaders for a DATA argument. Raises DataError for what is not there or not readable."""
     from clearloop.data.loaders import DataLoaders
     from clearloop.errors import DataError
 
-    if seed >= 2**63:
-        raise ConfigError(f"--seed must be below 2**63, got {seed}")
-    if valid is not None and not 0 < valid < 1 and not (valid >= 1 and valid.is_integer()):
-        raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {valid:g}")
-    held = int(valid) if valid is not None and valid >= 1 else valid
+    source.check()
+    data, batch_size, seed, held = source.data, source.batch_size, source.seed, source.held
     path = Path(data)
     if data == "mnist":
         if held is not None:
@@ -133,6 +212,8 @@ def open_data(
         if targets == "inputs":  # no label is looked at, so the test images may validate
             return DataLoaders.mnist(batch_size, seed=seed, targets=targets, test=True)
         return DataLoaders.mnist(batch_size, seed=seed)
+    if path.is_dir() and not holds_idx(path):
+        return open_pictures(source, targets)
     if path.is_dir():
         folder = str(path.resolve())
         if targets == "inputs":
@@ -140,21 +221,40 @@ def open_data(
         return DataLoaders.idx(folder, batch_size, seed=seed, valid=held)
     if path.is_file() and path.suffix == ".npz":
         return DataLoaders.npz(str(path.resolve()), batch_size, seed=seed, valid=held)
-    if path.exists():
-        raise DataError(f"{data}: expected mnist, a folder of IDX files, or an .npz file")
-    raise DataError(f"{data}: no such file or folder; expected mnist, a folder of IDX files, or an .npz file")
+    if path.is_file() and path.suffix in TABLES:
+        return open_table(source)
+    known = "mnist, a folder of IDX files or of pictures, a .csv or .parquet table, or an .npz file"
+    raise DataError(f"{data}: {'' if path.exists() else 'no such file or folder; '}expected {known}")
 
 
-def make_learner(
-    dls: DataLoaders,
-    net: Net,
-    opt: Optimizer,
-    weight_decay: float | None,
-    momentum: float | None,
-    seed: int,
-    device: str,
-    **options: Any,
-) -> Learner:
+def open_pictures(source: Source, targets: str) -> DataLoaders:
+    """The loaders for a folder of pictures, a folder a class."""
+    from clearloop.data.images import ImageDataLoaders
+
+    if targets == "inputs":
+        raise ConfigError("autoencoders take mnist, a folder of IDX files, or an .npz file, got a folder of pictures")
+    return ImageDataLoaders.from_folder(
+        str(Path(source.data).resolve()), valid_share=source.share, seed=source.seed, batch_size=source.batch_size,
+        size=source.size, grey=True if source.grey else None, skip_bad=source.skip_bad,
+    )  # fmt: skip
+
+
+def open_table(source: Source) -> DataLoaders:
+    """The loaders for a table, with a line about its target and what was left out of it."""
+    from clearloop.data.tables import TableDataLoaders
+
+    if source.target is None:
+        raise ConfigError(f"{source.data} is a table: say which column is to be predicted, as in --target price")
+    share = 0.2 if source.share is None else source.share
+    dls = TableDataLoaders.from_file(
+        str(Path(source.data).resolve()), source.target, source.batch_size,
+        kind=None if source.kind is None else source.kind.value, valid_share=share, seed=source.seed,
+    )  # fmt: skip
+    print(*dls.notes, sep="\n")
+    return dls
+
+
+def make_learner(dls: DataLoaders, net: Net, plan: Plan, seed: int, device: str, **options: Any) -> Learner:
     """The Learner of a command's options; its weights come from the seed."""
     import torch
 
@@ -162,13 +262,20 @@ def make_learner(
 
     inputs, targets = next(iter(dls.train.batches(0)))[:2]
     outputs = len(dls.classes) if dls.classes is not None else targets[0].numel()
+    opt_func = make_optimizer(plan.opt, plan.weight_decay, plan.momentum)
     torch.manual_seed(seed)
-    model = make_model(net, inputs, outputs)
+    model = make_model(net, inputs, outputs) if getattr(dls, "table", None) is None else make_table_model(net, dls)
     loss, metrics = make_loss(net, dls)
-    return Learner(
-        dls, model, loss, make_optimizer(opt, weight_decay, momentum),
-        metrics=metrics, seed=seed, device=device, **options,
-    )  # fmt: skip
+    return Learner(dls, model, loss, opt_func, metrics=metrics, seed=seed, device=device, **options)
+
+
+def make_table_model(net: Net, dls: Any) -> Any:
+    """The net of a table, whose first layers know its columns."""
+    from clearloop.tabular import table_model
+
+    if net.kind is not Model.mlp:
+        raise ConfigError(f"a table takes --model mlp, got --model {net.kind}")
+    return table_model(dls, tuple(net.widths) or (128, 64), net.dropout)
 
 
 def make_loss(net: Net, dls: DataLoaders) -> tuple[Any, Any]:
@@ -186,6 +293,11 @@ def make_loss(net: Net, dls: DataLoaders) -> tuple[Any, Any]:
         if not 0 < net.sparse < float("inf"):
             raise ConfigError(f"--sparse must be a positive number, got {net.sparse}")
         return partial(sparse_mse, penalty=net.sparse), mse
+    if getattr(dls, "table", None) is not None:
+        from clearloop.tabular import table_loss, table_metrics
+
+        tables: Any = dls
+        return table_loss(tables), table_metrics(tables)
     return (F.cross_entropy, accuracy) if dls.classes is not None else (F.mse_loss, r2_score)
 
 
@@ -214,6 +326,10 @@ def make_model(net: Net, inputs: Any, outputs: int) -> Any:
     bounded: dict[str, Any] = {"output": net.output.value, **({"with_code": True} if net.sparse is not None else {})}
     if kind is Model.autoencoder:
         return models.autoencoder(values, *(widths or [128, 64]), net.code, **bounded)
+    if kind in RESNETS:
+        if inputs.ndim != 4:
+            raise ConfigError(f"--model {kind} needs pictures, got inputs of shape {tuple(inputs.shape[1:])}")
+        return getattr(models, kind.value)(outputs, inputs.shape[1])
     if inputs.ndim != 4 or inputs.shape[2] != inputs.shape[3]:
         raise ConfigError(
             f"--model {kind} needs square images, got inputs of shape {tuple(inputs.shape[1:])}; use --model "
@@ -243,45 +359,36 @@ def make_optimizer(opt: Optimizer, weight_decay: float | None, momentum: float |
     return partial(made, **options) if options else made
 
 
-def make_callbacks(ema: float | None, patience: int | None) -> list[Any]:
-    """Averaged weights and early stopping, if they are asked for."""
+def make_callbacks(ema: float | None, patience: int | None, checks: Checkpoints) -> list[Any]:
+    """Averaged weights and early stopping, if they are asked for; checkpoints last."""
     from clearloop.callbacks.early_stopping import EarlyStopping
     from clearloop.callbacks.ema import EMA
 
     return [
         *([EMA(ema)] if ema is not None else []),
         *([EarlyStopping(patience=patience)] if patience is not None else []),
+        checks,
     ]
 
 
-def default_epochs(net: Net) -> int:
-    """How often to go over the data: giving back all of an image takes longer than naming it."""
-    return 20 if net.reconstructs else 4
+def make_plan(
+    net: Net,
+    opt: Optimizer | None = None,
+    shape: Shape | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+) -> Plan:
+    """What was asked for; what was left out is what suits the net.
 
-
-def default_opt(net: Net) -> Optimizer:
-    """An optimizer to begin with; the decay of adamw costs an autoencoder what it is to remember."""
-    return Optimizer.adam if net.reconstructs else Optimizer.adamw
-
-
-def default_schedule(net: Net) -> Shape:
-    """A schedule to begin with."""
-    return Shape.constant if net.reconstructs else Shape.one_cycle
-
-
-def default_lr(net: Net, opt: Optimizer) -> float:
-    """A learning rate to begin with."""
-    if opt in (Optimizer.sgd, Optimizer.momentum):
-        return 0.1
-    if net.reconstructs:
-        return 0.001
-    return 0.01 if net.kind is Model.cnn else 0.003
-
-
-def make_schedule(shape: Shape, lr: float, total_steps: int) -> Any:
-    """The schedule over all steps of the run, or None for a constant learning rate."""
-    from clearloop import schedules
-
-    if shape is Shape.one_cycle:
-        return schedules.one_cycle(lr, total_steps)
-    return schedules.cosine(lr, total_steps) if shape is Shape.cosine else None
+    To give back all of an image takes longer than to name it, and the decay of adamw costs what is to be remembered.
+    """
+    opt = opt or (Optimizer.adam if net.reconstructs else Optimizer.adamw)
+    if lr is None and opt in (Optimizer.sgd, Optimizer.momentum):
+        lr = 0.1
+    if lr is None:
+        lr = 0.001 if net.reconstructs else 0.01 if net.kind is Model.cnn else 0.003
+    shape = shape or (Shape.constant if net.reconstructs else Shape.one_cycle)
+    epochs = (20 if net.reconstructs else 4) if epochs is None else epochs
+    return Plan(opt, shape, epochs, lr, weight_decay, momentum)
