@@ -31,6 +31,7 @@ def clearloop(*arguments):
     with (
         mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
+        mock.patch.object(cli, "draw_looks"),  # pictures take longer than these runs
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import clearloop as cl
-from cli_tools import clearloop
+from cli_tools import clearloop, process
 
 pytest.importorskip("pyarrow")
 TOWNS = {"Ulm": 20_000, "Bonn": 50_000, "Kiel": 0}
@@ -99,6 +99,23 @@ def test_a_folder_of_pictures_is_trained_on_and_predicted(data: Path, tmp_path: 
     done = clearloop("train", data / "pictures", "--model", "mlp", "--size", "14", "-n", 1, "-o", tmp_path / "small")
     assert (done.code, done.err) == (0, "")
     assert cl.Learner.load(tmp_path / "small").model[1].in_features == 14 * 14
+
+
+@pytest.mark.parametrize(
+    ("options", "plots"),
+    [
+        ("houses.csv --target price", "loss model residuals top_losses"),
+        ("houses.csv --target town", "confusion loss model per_class top_losses"),
+        ("pictures --model mlp", "batch confusion loss model per_class results top_losses"),
+    ],
+)
+def test_a_run_shows_what_its_model_gets_right_and_wrong(data: Path, tmp_path: Path, options: str, plots: str) -> None:
+    source, *others = options.split()
+    done = process("-m", "clearloop", "train", data / source, *others, "-n", 1, "-o", tmp_path / "run")
+    assert (done.code, done.err) == (0, "")
+    found = {path.stem: path.stat().st_size for path in (tmp_path / "run" / "plots").iterdir()}
+    assert sorted(found) == plots.split()
+    assert min(found.values()) > 5000
 
 
 REFUSED = {

@@ -365,6 +365,7 @@ def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> Non
     numbers = {"train_loss": last.train_loss, "valid_loss": last.valid_loss, **last.metrics}
     say("  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None))
     compare_with_baseline(learn)
+    draw_looks(learn)
     say(f"saved in {learn.run.path}; next: clearloop predict {learn.run.path} {example(learn)}", quiet)
 
 
@@ -376,6 +377,18 @@ def draw_curves(learn: Learner) -> None:
         learn.plot_loss(learn.run.path / "plots" / "loss.png")
     except OSError as error:
         print(f"note: the curves are not drawn ({error})", file=sys.stderr)
+
+
+def draw_looks(learn: Learner) -> None:
+    """Pictures of what the model gets right and wrong, in plots/; without them a run is as good."""
+    from clearloop.interpret import write_plots
+
+    assert learn.run is not None
+    folder = learn.run.path / "plots"
+    try:
+        quietly_warned(lambda: write_plots(learn, folder))
+    except (ClearloopError, OSError, RuntimeError) as error:
+        print(f"note: the model's plots are not drawn ({one_line(error)})", file=sys.stderr)
 
 
 def example(learn: Learner) -> str:
