@@ -50,8 +50,8 @@ class Progress(Callback):
     >>> learn = cl.Learner((cl.DataLoader(data, 4), None), torch.nn.Linear(1, 1), cbs=Progress(log=lines.append))
     >>> learn.fit(2, lr=0.1)  # doctest: +ELLIPSIS
     epoch  train_loss  time
-        0    0...      0:00
-        1    0...      0:00
+        0    ...  0:00
+        1    ...  0:00
     >>> lines[0]
     'epoch  train_loss  time'
     """
