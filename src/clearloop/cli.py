@@ -156,6 +156,7 @@ def resume(
         assert learn.run is not None
         with learn.run.run.lock():  # which sweeps what a process left that was killed at the very end
             draw_curves(learn)
+            draw_looks(learn)
         say(f"{run} has finished: {learn.epoch} epochs, {learn.history.steps} steps; nothing to do")
         return
     say(f"{run}: going on at epoch {learn.epoch}, step {learn.step} of {learn.steps_per_epoch}", quiet)
