@@ -111,10 +111,9 @@ class Source:
             raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
         if self.valid is not None and not 0 < self.valid < 1 and not (self.valid >= 1 and self.valid.is_integer()):
             raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {self.valid:g}")
-        table, folder = Path(self.data).suffix in TABLES, Path(self.data).is_dir()
-        if not table and (self.target is not None or self.kind is not None):
+        if Path(self.data).suffix not in TABLES and (self.target is not None or self.kind is not None):
             raise ConfigError(f"--target and --kind are for tables (.csv, .parquet), got {self.data}")
-        if not (folder and not holds_idx(Path(self.data))) and (self.size is not None or self.grey or self.skip_bad):
+        if (self.size is not None or self.grey or self.skip_bad) and not is_folder_of_pictures(Path(self.data)):
             raise ConfigError(f"--size, --grey and --skip-bad are for folders of pictures, got {self.data}")
 
 
@@ -190,12 +189,12 @@ def pick_model(model: Model, data: str) -> Model:
         return model
     if Path(data).suffix in (".npz", *TABLES):
         return Model.mlp
-    return Model.resnet18 if Path(data).is_dir() and not holds_idx(Path(data)) else Model.cnn
+    return Model.resnet18 if is_folder_of_pictures(Path(data)) else Model.cnn
 
 
-def holds_idx(folder: Path) -> bool:
-    """Whether a folder holds MNIST's kind of files."""
-    return any(re.search(r"-idx\d-ubyte(\.gz)?$", path.name) for path in folder.iterdir())
+def is_folder_of_pictures(path: Path) -> bool:
+    """Whether it is a folder that holds none of MNIST's kind of files."""
+    return path.is_dir() and not any(re.search(r"-idx\d-ubyte(\.gz)?$", inner.name) for inner in path.iterdir())
 
 
 def open_data(source: Source, targets: Literal["labels", "inputs"] = "labels") -> DataLoaders:
@@ -212,7 +211,7 @@ def open_data(source: Source, targets: Literal["labels", "inputs"] = "labels") -
         if targets == "inputs":  # no label is looked at, so the test images may validate
             return DataLoaders.mnist(batch_size, seed=seed, targets=targets, test=True)
         return DataLoaders.mnist(batch_size, seed=seed)
-    if path.is_dir() and not holds_idx(path):
+    if is_folder_of_pictures(path):
         return open_pictures(source, targets)
     if path.is_dir():
         folder = str(path.resolve())

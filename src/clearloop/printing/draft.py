@@ -72,4 +72,3 @@ class Data:
     valid_batch_size: int
     seed: str | None
     augment: str | None
-    own_transform: bool = False
