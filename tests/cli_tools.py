@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 
 from clearloop import cli
+from clearloop.commands import running
 from clearloop.data.mnist import mnist
 
 
@@ -31,7 +32,7 @@ def clearloop(*arguments):
     with (
         mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
-        mock.patch.object(cli, "draw_looks"),  # pictures take longer than these runs
+        mock.patch.object(running, "draw_looks"),  # pictures take longer than these runs
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

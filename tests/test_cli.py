@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import clearloop as cl
-from clearloop import cli, models
+from clearloop import models
+from clearloop.commands.parts import set_threads
 from clearloop.rundir import RunDirectory
 from cli_tools import clearloop, process, write_idx
 
@@ -291,7 +292,7 @@ def test_threads_come_from_the_option_or_the_environment(data, monkeypatch):
     assert recipe_of("runs/digits-2")["threads"] == 1
     for given, expected in (("", 1), ("nonsense", 1), ("0", 1), ("3", 3)):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        cli.set_threads(None, default=1)
+        set_threads(None, default=1)
         assert torch.get_num_threads() == expected
 
 

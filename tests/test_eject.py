@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import clearloop as cl
-from clearloop import cli, models, schedules
+from clearloop import models, schedules
+from clearloop.commands import running
 from clearloop.eject import eject
 from clearloop.errors import EjectError, RunError
 from clearloop.metrics import Metric, correct, ratio
@@ -118,7 +119,7 @@ def module_monkeypatch():
 @pytest.fixture(scope="module")
 def ejected(data, tmp_path_factory, module_monkeypatch):
     """Every run of COMMANDS and BUILT, ejected, removed, and its program run."""
-    module_monkeypatch.setattr(cli, "draw_curves", lambda learn: None)  # pictures take longer than these runs
+    module_monkeypatch.setattr(running, "draw_curves", lambda learn: None)  # pictures take longer than these runs
     folder = tmp_path_factory.mktemp("ejected")
     jobs: dict[str, Any] = {}
     for number, name in enumerate([*COMMANDS, *BUILT]):
