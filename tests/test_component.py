@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
+import linecache
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clearloop import EMA, EarlyStopping, models, one_cycle
-from clearloop.component import describe, import_path, remember
+from clearloop.component import describe, import_path, remember, source_of
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -214,3 +215,35 @@ def test_each_call_is_remembered_apart():
     first, second = models.mlp(4, 3, 2), models.mlp(4, 2, dropout=0.1)
     assert first.recipe_call["args"] == [4, 3, 2]
     assert second.recipe_call == {"path": "clearloop.models.mlp:mlp", "args": [4, 2], "kwargs": {"dropout": 0.1}}
+
+
+CELLS = (
+    "class Plain:\n    slope = 1\n",
+    "class Plain:\n    slope = 2  # a comment that stays\n",
+    "x = 3\n\n\nclass Other(Plain):\n    pass\n",
+    'class Plain:\n    """Says what it is."""\n\n    slope = 2\n',
+    "class Plain:\n    slope = 2\n    more = slope\n",
+)
+
+
+def made_in_cells(monkeypatch, cells):
+    """The classes that notebook cells make one after the other; none of them has a method."""
+    namespace, made = {"__name__": "__main__"}, []
+    for number, cell in enumerate(cells):
+        name = f"/tmp/ipykernel_7/{number}.py"
+        monkeypatch.setitem(linecache.cache, name, (len(cell), None, cell.splitlines(True), name))
+        exec(compile(cell, name, "exec"), namespace)
+        made.append(namespace[cell.split("class ")[1].split(":")[0].split("(")[0]])
+    return made
+
+
+def test_a_class_without_methods_has_the_source_of_the_cell_that_made_it_whatever_came_later(monkeypatch):
+    for thing, cell in zip(made_in_cells(monkeypatch, CELLS), CELLS, strict=True):
+        assert source_of(thing) == cell[cell.index("class") :]
+
+
+def test_of_two_cells_that_cannot_be_told_apart_neither_is_taken(monkeypatch):
+    cells = ["class Plain:\n    slope = abs(-1)\n", "class Plain:\n    slope = abs(-2)\n"]
+    assert [source_of(thing) for thing in made_in_cells(monkeypatch, cells)] == [None, None]
+    once = made_in_cells(monkeypatch, [cells[0], "y = 1\n\nclass Single:\n    slope = abs(-1)\n"])
+    assert source_of(once[1]) == "class Single:\n    slope = abs(-1)\n"

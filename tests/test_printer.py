@@ -262,3 +262,63 @@ def test_a_name_whose_source_cannot_be_found_is_refused(package):
 
 def test_constants_come_before_classes_and_functions_in_an_import():
     assert sorted(["Tensor", "nn", "FLOAT", "Any"], key=printing.import_order) == ["FLOAT", "Any", "Tensor", "nn"]
+
+
+def test_a_choice_that_a_known_value_decides_is_what_it_comes_to():
+    source = """
+        def padded(pixels, inverted=False):
+            return fill(pixels, 255 if inverted else 0)
+        """
+    assert special(source, inverted=False) == "def padded(pixels):\n    return fill(pixels, 0)\n"
+
+
+def test_the_next_of_several_branches_becomes_the_first_where_that_goes():
+    source = """
+        def brought(pixels, size, crop=False):
+            if crop:
+                pixels = centred(pixels)
+            elif pixels.shape != size:
+                pixels = resized(pixels, size)
+            else:
+                pixels = pixels.copy()
+            return pixels
+        """
+    assert special(source, crop=False) == textwrap.dedent(
+        """
+        def brought(pixels, size):
+            if pixels.shape != size:
+                pixels = resized(pixels, size)
+            else:
+                pixels = pixels.copy()
+            return pixels
+        """
+    ).lstrip("\n")
+
+
+def test_a_branch_that_begins_with_a_name_like_elif_stays_as_it_is():
+    source = """
+        def pick(how=None):
+            if how is None:
+                elif_ = 1
+            else:
+                elif_ = 2
+            return elif_
+        """
+    assert special(source, how=None) == "def pick():\n    elif_ = 1\n    return elif_\n"
+
+
+def test_imports_inside_a_function_are_cut():
+    source = """
+        def opened(path):
+            from PIL import Image
+
+            return Image.open(path)
+        """
+    assert special(source) == "def opened(path):\n    return Image.open(path)\n"
+
+
+def test_a_summary_that_fills_its_line_is_broken_in_two():
+    summary = "A " + "long " * 22 + "line."
+    source = f'def f():\n    """{summary}\n\n    >>> f()\n    """\n    return 1\n'
+    broken = summary.replace(" long line.", "\n    long line.")
+    assert special(source) == f'def f():\n    """{broken}\n    """\n    return 1\n'

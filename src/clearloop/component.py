@@ -15,7 +15,7 @@ import inspect
 import linecache
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,28 +159,65 @@ def _found_source(thing: Any) -> str | None:
     try:
         return textwrap.dedent(inspect.getsource(thing))
     except (OSError, TypeError):  # a class in a cell has no file of its own: its methods know the cell
-        methods = (
-            [found for found in vars(thing).values() if inspect.isfunction(found)] if inspect.isclass(thing) else []
-        )
-    for method in methods:
-        text = "".join(linecache.getlines(method.__code__.co_filename))
-        line = method.__code__.co_firstlineno
-        for node in ast.walk(ast.parse(text) if text else ast.Module([], [])):
+        if not inspect.isclass(thing):
+            return None
+    for method in filter(inspect.isfunction, vars(thing).values()):
+        text, line = "".join(linecache.getlines(method.__code__.co_filename)), method.__code__.co_firstlineno
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef) and node.name == thing.__name__ and within(line, node):
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                return textwrap.dedent("".join(text.splitlines(True)[first - 1 : node.end_lineno]))
-    return _source_in_cells(thing) if inspect.isclass(thing) and thing.__module__ == "__main__" else None
+                return textwrap.dedent(cut_out(text, node))
+    return _source_in_cells(thing) if thing.__module__ == "__main__" else None
 
 
 def _source_in_cells(thing: type) -> str | None:
-    """The source of a class without methods of its own, from the newest notebook cell that defines one of its name."""
-    for name in reversed(list(linecache.cache)):
+    """The source of a class without methods of its own, from the notebook cell that made it.
+
+    Where cells define several classes of its name, it is the one that has what the class has, or else None.
+    """
+    found: dict[str, ast.ClassDef] = {}
+    for name in linecache.cache:
         text = "".join(linecache.getlines(name)) if "ipykernel" in name or name.startswith("<ipython") else ""
         for node in ast.parse(text).body if f"class {thing.__name__}" in text else ():
             if isinstance(node, ast.ClassDef) and node.name == thing.__name__:
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                return "".join(text.splitlines(True)[first - 1 : node.end_lineno])
-    return None
+                found[cut_out(text, node)] = node
+    made = list(found) if len(found) == 1 else [text for text, node in found.items() if has_made(node, thing)]
+    return made[0] if len(made) == 1 else None
+
+
+def has_made(node: ast.ClassDef, thing: type) -> bool:
+    """Whether a class may be what a definition made: bases, docstring, names and plain values agree."""
+    bases = [ast.unparse(base).split(".")[-1] for base in node.bases] or ["object"]
+    given: dict[str, Any] = {}
+    for statement in node.body:
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)]):
+            if isinstance(target, ast.Name) and getattr(statement, "value", None) is not None:
+                given[target.id] = statement.value  # type: ignore[attr-defined]
+    inner = [statement.name for statement in node.body if isinstance(statement, (ast.FunctionDef, ast.ClassDef))]
+    plain = {name: value.value for name, value in given.items() if isinstance(value, ast.Constant)}
+    return (
+        bases == [base.__name__ for base in thing.__bases__]
+        and ast.get_docstring(node) == (thing.__doc__ and inspect.cleandoc(thing.__doc__))
+        and public(vars(thing)) == public([*given, *inner])
+        and all(repr(vars(thing).get(name)) == repr(value) for name, value in plain.items())
+    )
+
+
+def public(names: Iterable[str]) -> set[str]:
+    """Names without those that begin with an underscore, some of which Python makes by itself."""
+    return {name for name in names if not name.startswith("_")}
+
+
+def cut_out(text: str, statement: ast.stmt) -> str:
+    """The lines of a statement in the source that it was parsed from, with its decorators and the comments in it.
+
+    >>> text = "x = 1; y = 2\\nz = [\\n    3,  # three\\n]"
+    >>> print(cut_out(text, ast.parse(text).body[2]))
+    z = [
+        3,  # three
+    ]
+    """
+    first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", ()))])
+    return "".join(text.splitlines(True)[first - 1 : statement.end_lineno])
 
 
 def within(line: int, node: ast.ClassDef) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from clearloop import durable
+from clearloop.buildable import build
 from clearloop.data.dataset import Dataset, ItemDataset, is_plain
 from clearloop.data.loader import DataLoader, ForeignLoader, Loader, collate
+from clearloop.data.loaders import DataLoaders
+from clearloop.data.normalize import Normalize
 from clearloop.data.sampler import SequentialSampler, ShuffleSampler
-from clearloop.errors import EjectError
+from clearloop.errors import ClearloopError, EjectError
 from clearloop.guard import evaluating
 from clearloop.printing.assembly import assemble
 from clearloop.printing.byhand import require_rows
 from clearloop.printing.draft import Arrays, Objects
-from clearloop.printing.printable import data_in_a_file, refuse_unprintable
+from clearloop.printing.printable import data_in_a_file, looked_at, refuse_unprintable
 from clearloop.recipe import Recipe
 from clearloop.rundir import RunDirectory
-from clearloop.tree import length
 
 if TYPE_CHECKING:
     from clearloop.learner import Learner
@@ -88,7 +91,24 @@ def eject(run: str | Path, rung: int = 7) -> Program:
         from clearloop import packing
 
         weights = packing.load(directory.path / "initial")["model"]
-    return checked(Program(assemble(recipe, rung, weights is not None), weights))
+    loaders = loaders_of(recipe, run) if looked_at(recipe.data) else None
+    return checked(Program(assemble(recipe, rung, weights is not None, None, loaders), weights))
+
+
+def loaders_of(recipe: Recipe, run: str | Path) -> DataLoaders:
+    """The loaders that a recipe describes. Raises EjectError where the data are gone, or others than they were."""
+    from clearloop.saving import fingerprint
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run has warned
+            dls: DataLoaders = build(recipe.data, "data")
+    except ClearloopError as error:
+        raise EjectError(f"the data that {run} was trained on cannot be read again: {error}") from None
+    for part, loader in (("train", dls.train), ("valid", dls.valid)):
+        if fingerprint(loader) != recipe.fingerprint[part]:
+            raise EjectError(f"the {part} data are no longer those that {run} was trained on; put them back")
+    return dls
 
 
 def eject_learner(learn: Learner, rung: int, model_expr: str | Callable[[], nn.Module] | None) -> Program:
@@ -123,7 +143,8 @@ def eject_learner(learn: Learner, rung: int, model_expr: str | Callable[[], nn.M
         raise EjectError(
             f"the first weights cannot be written: expected types that NumPy has, got bfloat16 ({halves[0]})"
         )
-    text = assemble(recipe, rung, weights is not None, objects)
+    loaders = learn.dls if looked_at(recipe.data) else None
+    text = assemble(recipe, rung, weights is not None, objects, loaders)
     if rung == 1:
         with evaluating(learn.model):
             require_rows(learn.model, learn.prepared().example[0][:2])
@@ -187,7 +208,7 @@ def arrays_of(learn: Learner) -> Arrays:
     dataset = train.dataset
     transform = dataset.transform if isinstance(dataset, Dataset) else None
     other = valid.dataset.transform if isinstance(valid.dataset, Dataset) else None
-    if transform is not other:
+    if not does_the_same(transform, other):
         raise EjectError("training and validation data have different transforms: expected the same, or none")
     return Arrays(
         {"x_train": x_train, "y_train": y_train, "x_valid": x_valid, "y_valid": y_valid},
@@ -197,6 +218,13 @@ def arrays_of(learn: Learner) -> Arrays:
         transform,
         train.augment,
     )
+
+
+def does_the_same(transform: Any, other: Any) -> bool:
+    """Whether two transforms are one, or normalise with the same numbers."""
+    if isinstance(transform, Normalize) and isinstance(other, Normalize):
+        return (transform.mean, transform.std) == (other.mean, other.std)
+    return transform is other
 
 
 def stored(loader: Loader, part: str) -> tuple[Tensor, Tensor]:
@@ -219,6 +247,6 @@ def stored(loader: Loader, part: str) -> tuple[Tensor, Tensor]:
         )
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(torch.is_tensor(part) for part in batch):
         raise EjectError(f"{what} pairs of two tensors, inputs and targets")
-    if any(tensor.dtype == torch.bfloat16 for tensor in batch) or length(batch) == 0:
+    if any(tensor.dtype == torch.bfloat16 for tensor in batch):
         raise EjectError(f"{what} tensors of a type that NumPy has, got bfloat16")
     return batch[0], batch[1]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from clearloop.component import describe
-from clearloop.data.mnist import MNIST_FOLDER
 from clearloop.eject import Program, eject, eject_learner
 from clearloop.errors import EjectError
 from clearloop.history import History
+from clearloop.printing.sources import data_path
 from clearloop.recipe import Recipe
 from clearloop.rundir import RunDirectory
 from clearloop.saving import history_from
@@ -60,7 +60,7 @@ def verify(run: str | Path, rung: int = 7) -> list[Comparison]:
     history = history_from(records)
     if not history.epochs or history.epochs[-1].epoch + 1 != recipe.fits[-1]["last_epoch"]:
         raise EjectError(f"{run}: the run has not finished; `clearloop resume {run}` finishes it")
-    return compare(program, history, states["model"], data_path(recipe.data))
+    return compare(program, history, states["model"], data_path(recipe.data).resolve())
 
 
 def verify_learner(learn: Learner, rung: int = 7, model_expr: Any = None) -> list[Comparison]:
@@ -68,7 +68,7 @@ def verify_learner(learn: Learner, rung: int = 7, model_expr: Any = None) -> lis
     program = eject_learner(learn, rung, model_expr)
     if learn.epoch != learn.plan["last_epoch"]:
         raise EjectError("the fit has not finished; learn.resume() finishes it")
-    data = None if program.data is not None else data_path(describe(learn.dls))
+    data = None if program.data is not None else data_path(describe(learn.dls)).resolve()
     return compare(program, learn.history, named_tensors(learn.model), data)
 
 
@@ -82,15 +82,6 @@ def compare(program: Program, history: History, weights: Mapping[str, Tensor], d
     with tempfile.TemporaryDirectory() as folder:
         found = parse(execute(program.write(Path(folder) / "program.py"), data))
     return [Comparison(what, value, found.get(what, "nothing")) for what, value in expected]
-
-
-def data_path(data: Mapping[str, Any]) -> Path:
-    """Where the data of a printable run lie: a folder, or an .npz file."""
-    if data["path"].endswith(".mnist"):
-        return MNIST_FOLDER
-    named: dict[str, Any] = data.get("kwargs", {})
-    given: list[Any] = data.get("args", [])
-    return Path(str(given[0] if given else named.get("folder", named.get("path")))).resolve()
 
 
 def execute(program: Path, data: Path | None) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from clearloop.buildable import is_buildable
+from clearloop.data.images import ImageDataLoaders
+from clearloop.data.loaders import DataLoaders
 from clearloop.environment import clearloop_version
 from clearloop.printing import byhand
 from clearloop.printing.draft import BY_HAND, INDEXED, Data, Draft, Objects
 from clearloop.printing.expressions import value_text, wrap_all
 from clearloop.printing.model import named_weights, print_model, print_weights
 from clearloop.printing.parts import (
-    held_out,
     keyed_augment,
     print_data,
     print_loaders,
@@ -26,8 +27,10 @@ from clearloop.printing.parts import (
     print_schedule,
     schedule_kind,
 )
+from clearloop.printing.pictures import is_grey
 from clearloop.printing.printable import require_printable
 from clearloop.printing.printer import WIDTH, Always, Given, Printer
+from clearloop.printing.sources import held_out
 from clearloop.rebuild import on_no_device
 from clearloop.recipe import Recipe
 
@@ -51,13 +54,20 @@ ABOUT = {
 }
 
 
-def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None = None) -> str:
+def assemble(
+    recipe: Recipe,
+    rung: int,
+    from_file: bool,
+    objects: Objects | None = None,
+    loaders: DataLoaders | None = None,
+) -> str:
     """The text of the program. Raises EjectError for a part that cannot be printed, or not on this rung.
 
-    Args: `from_file`, whether the initial weights lie in a file beside the program.
+    Args: `from_file`, whether the initial weights lie in a file beside the program; `loaders`, of the data, if
+    `looked_at` says that they are needed.
     """
-    printer = Printer(what_is_known(recipe, rung, objects))
-    draft = Draft(printer, recipe, rung, objects)
+    printer = Printer(what_is_known(recipe, rung, objects, loaders))
+    draft = Draft(printer, recipe, rung, objects, loaders)
     for module in ("argparse", "torch"):
         printer.need_import(module)
     for name in ("SEED", "EPOCHS", "main", "parser", "arguments"):
@@ -69,12 +79,7 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
     scheduler, more = print_schedule(draft)
     loss = print_loss(draft)
     options = {**options, **more, "metrics": f"[{', '.join(print_metrics(draft))}]"}
-    if recipe.clip is not None:
-        options["clip"] = value_text(recipe.clip)
-    if recipe.accumulate != 1:
-        options["part_size"] = str(data.batch_size)
-    if data.augment is not None and rung <= INDEXED + 1:
-        options["augment"] = keyed_augment(draft, data)
+    options |= loop_options(draft, data)
     body = [
         f"torch.set_num_threads({recipe.threads})  # the number of threads decides the last bits",
         *data.lines,
@@ -95,9 +100,7 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
         title=textwrap.fill(f"Trains {title}: a plain PyTorch program, rung {rung} of 7 ({ABOUT[rung]}).", WIDTH - 8),
         version=clearloop_version(),
         torch=re.sub(r"[^\w.+-]", "", recipe.versions["torch"]),
-        run_with="The data lie beside it."
-        if data.source is None
-        else f"Run it with --data {data.source.split()[0].upper()}.",
+        run_with=run_with(data),
         data_option=data_option(draft, data),
         imports=printer.import_lines(),
         seed=recipe.seed,
@@ -105,6 +108,18 @@ def assemble(recipe: Recipe, rung: int, from_file: bool, objects: Objects | None
         pieces=printer.text(),
         body="\n".join(f"    {line}" if line else "" for line in wrap_all(body)),
     )
+
+
+def loop_options(draft: Draft, data: Data) -> dict[str, str]:
+    """What the recipe asks of the loop itself."""
+    options = {}
+    if draft.recipe.clip is not None:
+        options["clip"] = value_text(draft.recipe.clip)
+    if draft.recipe.accumulate != 1:
+        options["part_size"] = str(data.batch_size)
+    if data.augment is not None and draft.rung <= INDEXED + 1:
+        options["augment"] = keyed_augment(draft, data)
+    return options
 
 
 def claim_variables(printer: Printer, body: list[str]) -> None:
@@ -155,10 +170,22 @@ def loop_call(draft: Draft, loss: str, options: dict[str, str]) -> str:
     return f"{loop}({', '.join([*arguments, *(f'{name}={text}' for name, text in options.items())])})"
 
 
+def run_with(data: Data) -> str:
+    """A sentence on where the data are."""
+    if data.source is None:
+        return "The data lie beside it."
+    what = data.source.split()[0]
+    if data.default is None:
+        return f"Run it with --data {what.upper()}."
+    return f"Data that were moved\nare given by --data {what.upper()}."
+
+
 def data_option(draft: Draft, data: Data) -> str:
     """The line that says what --data is."""
     if data.source is not None:
-        return f'parser.add_argument("--data", required=True, help="{data.source}")'
+        default = "required=True" if data.default is None else f"default={value_text(data.default)}"
+        line = f'parser.add_argument("--data", {default}, help="{data.source}")'
+        return "\n    ".join(wrap_all([line]))
     draft.printer.need_import("pathlib", "Path")
     return 'parser.add_argument("--data", default=Path(__file__).with_suffix(".data.npz"), help="arrays, an .npz file")'
 
@@ -166,7 +193,7 @@ def data_option(draft: Draft, data: Data) -> str:
 # -- what is known before a line is printed ----------------------------------------------------------------------------
 
 
-def what_is_known(recipe: Recipe, rung: int, objects: Objects | None) -> dict[str, Any]:
+def what_is_known(recipe: Recipe, rung: int, objects: Objects | None, loaders: DataLoaders | None) -> dict[str, Any]:
     """What this recipe decides of the parameters of the functions that are printed."""
 
     def known(value: Any, type: str) -> Any:
@@ -194,7 +221,9 @@ def what_is_known(recipe: Recipe, rung: int, objects: Objects | None) -> dict[st
     if rung <= 2:
         found["update"] = known(not byhand.is_plain_descent(recipe.opt_func), "Update")
     if is_buildable(recipe.data, "data") and not recipe.data["path"].endswith(".npz"):
-        found["hold_out"] = known(held_out(recipe), "float")
+        found["hold_out"] = known(held_out(recipe.data), "float")
+    if isinstance(loaders, ImageDataLoaders):
+        found |= {"grey": is_grey(loaders), "grey_pixels.dark_on_light": False, "grey_pixels.crop": False}
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from clearloop.data.loaders import DataLoaders
 from clearloop.metrics import Metric
 from clearloop.printing.printer import Printer
 from clearloop.recipe import Recipe
@@ -50,6 +51,13 @@ class Draft:
     recipe: Recipe
     rung: int
     objects: Objects | None
+    loaders: DataLoaders | None = None  # the run's own, where the data are to be looked at
+
+    @property
+    def opened(self) -> Any:
+        """The run's loaders, of which the data were asked for."""
+        assert self.loaders is not None, "the loaders of files that have to be looked at are opened before"
+        return self.loaders
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -66,6 +74,7 @@ class Data:
     """What is said of the data: where from, how stored, in which batches."""
 
     source: str | None  # what --data is to be; None where the data lie beside the program
+    default: str | None  # where that was; None where --data has to be given
     lines: list[str]  # that make train and valid
     transform: str | None  # from a batch as it is stored to what the model takes
     batch_size: int

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from clearloop.buildable import is_augmentation
 from clearloop.errors import EjectError
 from clearloop.printing.printer import WIDTH, Printer, bracketed
 
@@ -39,6 +39,18 @@ def print_call(printer: Printer, description: Mapping[str, Any]) -> str:
         named = {key: value for key, value in description.get("kwargs", {}).items() if value is not None}
         description = {**description, "kwargs": named}
     return called(printer, function, arguments_text(description), is_handed_on(module, name))
+
+
+def print_augmentation(printer: Printer, description: Any) -> str:
+    """An augmentation of ours as an expression, and what it is composed of. Raises EjectError for another one."""
+    if not is_augmentation(description):
+        raise EjectError(
+            f"the augmentation {name_of(description)} cannot be printed: expected one of clearloop.data.augment"
+        )
+    if name_of(description) != "compose":
+        return print_call(printer, description)
+    parts = [print_augmentation(printer, part) for part in description.get("args", [])]
+    return f"{printer.need(description['path'])}({', '.join(parts)})"
 
 
 def is_handed_on(module: str, name: str) -> bool:
@@ -78,15 +90,37 @@ def value_text(value: Any) -> str:
     if isinstance(value, Mapping) and set(value) == {"float"}:
         return f'float("{float.fromhex(value["float"])}")'  # one that is not finite
     if isinstance(value, str):
-        return json.dumps(value)
+        return text_literal(value)
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     shown = value.get("name", value) if isinstance(value, Mapping) else value
     raise EjectError(f"an argument {shown!r} cannot be printed: expected numbers, text and lists of them")
 
 
+def text_literal(text: str) -> str:
+    """A text in double quotes, or in single ones where that saves escapes.
+
+    >>> print(text_literal('a "b"'), text_literal("it's"), text_literal("\\n"))
+    'a "b"' "it's" "\\n"
+    """
+    quote = '"' if text.count('"') <= text.count("'") else "'"
+    inner = (f"\\{letter}" if letter == quote else repr(letter)[1:-1] for letter in text)
+    return f"{quote}{''.join(inner)}{quote}"
+
+
+def print_constant(printer: Printer, name: str, ends: str, items: Sequence[str]) -> None:
+    """Print a tuple, list or dict of expressions under a name of the program's own."""
+    printer.claim(name, "the program's own")
+    line = f"{name} = {ends[0]}{', '.join(items)}{ends[1]}"
+    if len(line) > WIDTH:
+        line = "\n".join([f"{name} = {ends[0]}", *(f"    {item}," for item in items), ends[1]])
+    printer.pieces[name] = f"{line}\n"
+
+
 def name_of(description: Mapping[str, Any]) -> str:
     """What to call a component in a message."""
+    if not isinstance(description, Mapping):
+        return repr(description)[:80]
     known = [description[name] for name in ("path", "name", "repr") if name in description]
     return str(known[0] if known else "?").split(":")[-1].split("\n")[0][:80]
 

@@ -6,26 +6,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from clearloop.buildable import build, is_augmentation, is_buildable
+from clearloop.buildable import build, is_buildable
 from clearloop.component import unwrapped
-from clearloop.data.mnist import VALID_IMAGES
+from clearloop.data.normalize import Normalize
 from clearloop.errors import ConfigError, EjectError
 from clearloop.metrics import Metric, weighted
 from clearloop.printing import byhand
 from clearloop.printing.draft import BY_HAND, INDEXED, Data, Draft
-from clearloop.printing.expressions import arguments_text, name_of, print_call, value_text
+from clearloop.printing.expressions import arguments_text, name_of, print_augmentation, print_call, value_text
+from clearloop.printing.files import data_in_files
+from clearloop.printing.pictures import normalize_line
 from clearloop.printing.printable import refuse, require_printable
+from clearloop.printing.sources import seed_text
 from clearloop.printing.usercode import component_text
-from clearloop.recipe import Recipe
-
-
-def held_out(recipe: Recipe) -> Any:
-    """How much of the training data is held out, as the recipe says it; None where other files are."""
-    options = recipe.data.get("kwargs", {})
-    if recipe.data["path"].endswith(".mnist"):
-        return None if options.get("test") else VALID_IMAGES
-    return options.get("valid")
-
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
@@ -38,46 +31,17 @@ def print_data(draft: Draft) -> Data:
     return data_in_files(draft)
 
 
-def data_in_files(draft: Draft) -> Data:
-    """Data that a function of DataLoaders read from files."""
-    recipe, printer = draft.recipe, draft.printer
-    name, options = recipe.data["path"].split(".")[-1], dict(recipe.data.get("kwargs", {}))
-    given = recipe.data.get("args", [])
-    batch_size = given[-1] if given and isinstance(given[-1], int) else options.get("batch_size", 64)
-    seed = seed_text(draft, options["seed"])
-    if name == "npz":
-        valid = held_out(recipe)
-        arguments = ["arguments.data", *([] if valid is None else [f"valid={value_text(valid)}"]), f"seed={seed}"]
-        source, parts = "file with the arrays, an .npz archive", draft.need("clearloop.rungs.loader:npz_parts")
-        scale = [f"scale = {draft.need('clearloop.data.loaders:scaling_of')}(train[0])"]
-        transform = "scale"
-    else:
-        held = held_out(recipe)
-        arguments = ["arguments.data", *([] if held is None else [f"hold_out={value_text(held)}"])]
-        files = "train-* and t10k-*" if held is None else "train-*"
-        source = f"folder with the IDX files {files}, gzipped or not"
-        parts, scale = draft.need("clearloop.data.loaders:idx_parts"), []
-        scaling = "images_as_targets" if options.get("targets") == "inputs" else "scale_images"
-        transform = draft.need(f"clearloop.data.loaders:{scaling}")
-    lines = [f"train, valid = {parts}({', '.join(arguments)})", *scale]
-    augment, valid_batch_size = options.get("augment"), options.get("valid_batch_size", 512)
-    if type(batch_size) is not int or type(valid_batch_size) is not int:
-        raise EjectError(f"expected whole numbers for batch sizes, got {batch_size!r} and {valid_batch_size!r}")
-    if augment is not None and not is_augmentation(augment):
-        raise EjectError(
-            f"the augmentation {name_of(augment)} cannot be printed: expected one of clearloop.data.augment"
-        )
-    text = None if augment is None else print_call(printer, augment)
-    return Data(source, lines, transform, batch_size, valid_batch_size, seed, text)
-
-
 def data_in_memory(draft: Draft) -> Data:
     """Data that were in memory, and are written beside the program."""
     assert draft.objects is not None
     assert draft.objects.arrays is not None
     arrays, printer = draft.objects.arrays, draft.printer
     lines = [f"train, valid = {draft.need('clearloop.rungs.loader:array_parts')}(arguments.data)"]
-    transform = None if arrays.transform is None else component_text(printer, arrays.transform, "transform of the data")
+    transform = None
+    if isinstance(arrays.transform, Normalize):
+        lines, transform = [*lines, normalize_line(draft, arrays.transform)], "normalize"
+    elif arrays.transform is not None:
+        transform = component_text(printer, arrays.transform, "transform of the data")
     own = transform is not None and not (getattr(arrays.transform, "__module__", "")).startswith("clearloop.")
     if own and draft.rung <= INDEXED:
         raise EjectError(
@@ -87,14 +51,9 @@ def data_in_memory(draft: Draft) -> Data:
     augment = None
     if arrays.augment is not None:
         path = getattr(arrays.augment, "recipe_call", None)
-        augment = print_call(printer, path) if path else component_text(printer, arrays.augment, "augmentation")
+        augment = print_augmentation(printer, path) if path else component_text(printer, arrays.augment, "augmentation")
     seed = None if arrays.seed is None else seed_text(draft, arrays.seed)
-    return Data(None, lines, transform, arrays.batch_size, arrays.valid_batch_size, seed, augment)
-
-
-def seed_text(draft: Draft, seed: int) -> str:
-    """The seed of the data, which need not be that of the model."""
-    return "SEED" if seed == draft.recipe.seed else value_text(seed)
+    return Data(None, None, lines, transform, arrays.batch_size, arrays.valid_batch_size, seed, augment)
 
 
 def print_loaders(draft: Draft, data: Data) -> list[str]:

@@ -14,6 +14,7 @@ RUNGS = range(1, 8)
 IGNORED_CALLBACKS = (  # they do not change what is trained
     "clearloop.callbacks.checkpoints:Checkpoints",
     "clearloop.callbacks.progress:Progress",
+    "clearloop.callbacks.reconstructions:SaveReconstructions",
     "clearloop.callbacks.early_stopping:EarlyStopping",  # ends a run, and its recipe says after which epoch
 )
 PRINTABLE = {  # what each part may be; nothing else from a recipe, which is data, gets into a program
@@ -21,7 +22,7 @@ PRINTABLE = {  # what each part may be; nothing else from a recipe, which is dat
     "loss": "a function of clearloop.losses or torch.nn.functional, or a class of torch.nn",
     "optimizer": "a class of torch.optim",
     "schedule": "a function of clearloop.schedules, or a class of torch.optim.lr_scheduler",
-    "data": "DataLoaders.mnist, .idx or .npz",
+    "data": "DataLoaders.mnist, .idx, .npz or .npy, ImageDataLoaders.from_folder or TableDataLoaders.from_file",
 }
 Part = Literal["model", "loss", "optimizer", "schedule", "data"]
 
@@ -36,6 +37,7 @@ def refuse_unprintable(recipe: Recipe, rung: int) -> None:
         f"a run of one fit, got {len(recipe.fits)}, one after the other": len(recipe.fits) != 1,
         f"the eager engine, got fast={recipe.fast!r}": recipe.fast != "off",
         f"a run on the CPU, got {recipe.device}": recipe.device != "cpu",
+        f"a run of one process, got {recipe.processes}": recipe.processes != 1,
         f"float32, got precision={recipe.precision!r}": recipe.precision is not None,
         f"no callback that changes training, got {', '.join(callbacks)}": bool(callbacks),
         "a loss without class weights, got one with them": options.get("weight") is not None,
@@ -49,20 +51,24 @@ def refuse_unprintable(recipe: Recipe, rung: int) -> None:
 
 def data_in_a_file(description: Any) -> bool:
     """Whether a program can read the data itself, with the few functions that are printed for it."""
-    ours = is_buildable(description, "data") and description["path"].startswith("clearloop.data.loaders:")
-    return ours and not description["path"].endswith(".npy")  # mapped files may not fit into memory
+    return is_buildable(description, "data")
+
+
+def looked_at(description: Any) -> bool:
+    """Whether the data themselves say something that a program needs: sizes of pictures, columns of a table."""
+    return data_in_a_file(description) and description["path"].split(".")[-1] in ("npy", "from_folder", "from_file")
 
 
 def require_printable(description: Any, part: Part) -> None:
     """Raise EjectError for a part that is not ours or torch's."""
-    if not (data_in_a_file(description) if part == "data" else is_buildable(description, part)):
+    if not is_buildable(description, part):
         refuse(description, part)
 
 
 def refuse(description: Any, part: Part) -> NoReturn:
     """Raise EjectError for a part of which there is a description alone."""
     if part == "data":
-        reason = "data in memory, in folders, or from a loader of your own cannot be found by a program"
+        reason = "data in memory or from a loader of your own cannot be found by a program"
     elif isinstance(description, Mapping) and "path" in description:
         reason = "it is neither clearloop's nor torch's"
     elif part == "model":

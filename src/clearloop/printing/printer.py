@@ -20,6 +20,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from clearloop.component import cut_out
 from clearloop.errors import EjectError
 
 ERRORS = {"DataError": "ValueError", "ConfigError": "ValueError", "ModelError": "ValueError"}
@@ -180,12 +181,9 @@ def names_of(statement: ast.stmt) -> list[str]:
 
 def top_level_source(module: ModuleType, name: str) -> str:
     """The text of the top-level statement that defines `name`, comments in it included."""
-    source = inspect.getsource(module)
     for statement in parsed(module).body:
         if name in names_of(statement):
-            decorators = getattr(statement, "decorator_list", [])
-            first = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
-            return "\n".join(source.splitlines()[first - 1 : statement.end_lineno]) + "\n"
+            return cut_out(inspect.getsource(module), statement)
     raise EjectError(f"{module.__name__} defines no {name!r} at its top level")
 
 
@@ -214,7 +212,7 @@ def specialise(text: str, known: dict[str, Any]) -> str:
     text = re.sub(r"  # type: ignore.*$", "", text, flags=re.M)
     for error, plain in ERRORS.items():
         text = re.sub(rf"\b{error}\b", plain, text)
-    for edit in (shorten_docstring, fold_branch, drop_argument, drop_parameter, drop_unread):
+    for edit in (shorten_docstring, drop_import, fold_branch, fold_choice, drop_argument, drop_parameter, drop_unread):
         while (edited := edit(text, known)) is not None:
             text = edited
     return text
@@ -226,16 +224,29 @@ def shorten_docstring(text: str, known: dict[str, Any]) -> str | None:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or ast.get_docstring(node) is None:
             continue
         body = node.body[0]
-        paragraphs = re.split(r"\n\s*\n", ast.get_docstring(node) or "")
+        paragraphs = re.split(r"\n\s*\n", (ast.get_docstring(node) or "").rstrip())
         source = re.search(r"^Source:.*?(?=\n\s*\n|\n>>>|\Z)", "\n\n".join(paragraphs), flags=re.M | re.S)
         kept = paragraphs[0] if source is None else f"{paragraphs[0]}\n\n{source[0].rstrip()}"
+        indent = " " * body.col_offset
+        if "\n" not in kept and len(indent + kept) + 6 > WIDTH:  # its quotes stood on a line of their own
+            kept = textwrap.fill(kept, WIDTH - len(indent) - 6)
         if "\n" in kept:
             kept += "\n"
-        indent = " " * body.col_offset
         new = indent + '"""' + textwrap.indent(kept, indent).lstrip() + (indent if "\n" in kept else "") + '"""'
         old = "\n".join(text.splitlines()[body.lineno - 1 : body.end_lineno])
         if new != old:
             return replace_lines(text, body.lineno, body.end_lineno, new)
+    return None
+
+
+def drop_import(text: str, known: dict[str, Any]) -> str | None:
+    """Remove the first import inside a function: a program has all of its imports at the top."""
+    for node in ast.walk(ast.parse(text)):
+        for inner in ast.walk(node) if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(inner, (ast.Import, ast.ImportFrom)):
+                below = text.splitlines()[inner.end_lineno : (inner.end_lineno or 0) + 1]
+                blank = 1 if below == [""] else 0
+                return replace_lines(text, inner.lineno, (inner.end_lineno or 0) + blank, None)
     return None
 
 
@@ -257,6 +268,16 @@ def fold_branch(text: str, known: dict[str, Any]) -> str | None:
     return None
 
 
+def fold_choice(text: str, known: dict[str, Any]) -> str | None:
+    """Replace the first `a if test else b` that known parameters decide by what it comes to."""
+    for function, own in known_parameters(text, known):
+        for node in ast.walk(function):
+            if isinstance(node, ast.IfExp) and (taken := decided(node.test, own)) is not None:
+                old, new = (ast.get_source_segment(text, part) for part in (node, node.body if taken else node.orelse))
+                return text.replace(old or "", new or "", 1)
+    return None
+
+
 def decided(test: ast.expr, own: dict[str, Any]) -> bool | None:
     """What a condition comes to, or None if more would have to be known."""
     names = {name.id for name in ast.walk(test) if isinstance(name, ast.Name)}
@@ -272,6 +293,7 @@ def with_branch(text: str, function: ast.FunctionDef, node: ast.If, branch: list
         return replace_lines(text, node.lineno, node.end_lineno, None)
     first = node.lineno + 1 if branch is node.body else branch[0].lineno
     kept = textwrap.dedent("\n".join(text.splitlines()[first - 1 : branch[-1].end_lineno]))
+    kept = re.sub(r"\Aelif\b", "if", kept)
     last: ast.stmt = node
     if isinstance(branch[-1], (ast.Return, ast.Raise)):
         blocks = [getattr(parent, part, None) for parent in ast.walk(function) for part in ("body", "orelse")]
