@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,9 @@ from clearloop import interpret, models
 from clearloop.callbacks.ema import EMA
 from clearloop.data.normalize import Normalize
 from clearloop.errors import ConfigError, DataError, ModelError, NonFiniteError
-from clearloop.interpret_plots import cell_text, pixels
+from clearloop.interpret_plots import cell_text
 from clearloop.interpretation import Interpretation
+from clearloop.picture_plots import pixels
 
 CLASSES = ["tern", "kite", "owl", "lark"]
 
@@ -188,6 +190,26 @@ def test_numbers_are_no_classes(look):
         look(whole_table())
 
 
+@pytest.mark.parametrize("loss_func", [F.mse_loss, nn.L1Loss(), functools.partial(F.huber_loss, delta=2.0)])
+@pytest.mark.parametrize("most", [2, 9])
+def test_whole_targets_of_a_loss_of_numbers_are_numbers(loss_func, most, tmp_path):
+    x = torch.randn(20, 2)
+    y = torch.arange(20) % most
+    dls = cl.DataLoaders.arrays(x, y, x, y, batch_size=10, seed=0)
+    learn = cl.Learner(dls, nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), loss_func, device="cpu")
+    found = interpret.residuals(learn)
+    assert torch.equal(found.targets.flatten(), y.double())
+    assert len(interpret.top_losses(learn, n=3).rows) == 3
+    assert [path.name for path in interpret.write_plots(learn, tmp_path)] == [
+        "residuals.png",
+        "top_losses.png",
+        "model.png",
+    ]
+    with pytest.raises(ModelError, match="tells classes apart"):
+        interpret.confusion_matrix(learn)
+    assert str(cl.baseline(dls, loss_func)).startswith(f"the mean of the training targets, {y.double().mean():.6g}")
+
+
 def whole_table() -> cl.Learner:
     data = cl.TensorDataset(torch.rand(89, 10), torch.rand(89, 1))
     return cl.Learner((cl.DataLoader(data, 32), cl.DataLoader(data, 32)), models.mlp(10, 1), seed=0, device="cpu")
@@ -254,7 +276,7 @@ def test_a_loader_that_shuffles_anew_each_time_is_refused_rather_than_shown_wron
 def test_residuals_rmse_and_r2_are_those_of_scikit_learn(outputs):
     learn = table_learner(outputs)
     learn.fit(3, quiet=True)
-    found = cl.residuals(learn)
+    found = interpret.residuals(learn)
     preds, targets = (tensor.double() for tensor in learn.get_preds())
     assert torch.equal(found.residuals, targets - preds)
     assert found.r2 == pytest.approx(reference.r2_score(targets, preds, multioutput="raw_values").tolist())
@@ -457,7 +479,7 @@ def test_several_inputs_cannot_be_shown_but_their_losses_can():
 
     data = cl.TensorDataset(torch.rand(8, 3), torch.rand(8, 3), torch.arange(8) % 2)
     learn = cl.Learner((cl.DataLoader(data, 4), cl.DataLoader(data, 4)), Adds(), device="cpu")
-    assert len(cl.top_losses(learn, n=3).rows) == 3
+    assert len(interpret.top_losses(learn, n=3).rows) == 3
     with pytest.raises(DataError, match="inputs in one tensor, got a tuple"):
         cl.show_results(learn)
 

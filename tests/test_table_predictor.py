@@ -30,7 +30,7 @@ from clearloop import (
     predict_rows,
     table_learner,
 )
-from clearloop.data.table_files import Table
+from clearloop.data.table_columns import Table
 
 COLUMNS = ["rooms", "town", "built", "sold", "price"]
 
@@ -223,6 +223,33 @@ def test_a_place_that_cannot_be_written_to_is_refused_and_nothing_is_left(houses
     with pytest.raises(StorageError, match=r"out.csv: the predictions cannot be written"):
         predict_rows(predictor, houses, tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_form_of_the_file_follows_its_suffix_whatever_its_case_and_lists_need_parquet(houses, tmp_path):
+    learn = learner(houses, epochs=0)
+    rows = {"rooms": [3], "town": ["Ulm"], "built": ["1990-01-01"], "tags": [["a", "b"]]}
+    with pytest.raises(DataError, match=r"o.csv: CSV cannot hold the lists in column 'tags'; leave it out, or write"):
+        predict_rows(Predictor.of(learn), rows, tmp_path / "o.csv")
+    predict_rows(Predictor.of(learn), rows, tmp_path / "o.PARQUET")
+    with pytest.raises(StorageError, match="cannot be written"):
+        predict_rows(Predictor.of(learn), rows, houses / "o.parquet")
+    assert pa.parquet.read_table(tmp_path / "o.PARQUET").column_names == [
+        "rooms",
+        "town",
+        "built",
+        "tags",
+        "price_predicted",
+    ]
+    with pytest.raises(StorageError, match=r"cannot be written \(it is a folder\)"):
+        predict_rows(Predictor.of(learn), rows, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["houses.csv", "o.PARQUET"]
+
+
+def test_a_class_whose_probability_would_overwrite_the_prediction_is_refused():
+    dls = TableDataLoaders.from_table({"a": list(range(20)), "p": ["predicted", "b"] * 10}, "p", seed=0)
+    predictor = Predictor.of(table_learner(dls, (4,), device="cpu"))
+    with pytest.raises(DataError, match="there is a column 'p_predicted' already; rename the target or the class"):
+        predict_rows(predictor, {"a": [1, 2]})
 
 
 def test_predictors_of_other_data_are_refused(houses):

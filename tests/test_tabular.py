@@ -64,6 +64,7 @@ def fitted(model, inputs, targets, dls: TableDataLoaders) -> float:
     [
         ("diabetes", "regression", None),
         ("breast_cancer", "binary", 2),
+        ("iris", "classes", 3),
         ("wine", "classes", 3),
         ("digits", "classes", 10),
     ],
@@ -120,6 +121,19 @@ def test_a_table_of_numbers_categories_and_gaps_is_learned_as_well_as_scikit_lea
 
 
 # -- the parts of the Learner -----------------------------------------------------------------------------------------
+
+
+def test_the_seed_alone_gives_the_weights_and_nothing_outside_is_changed():
+    dls = TableDataLoaders.from_table({"x": list(range(40)), "y": [0, 1] * 20}, "y", seed=0)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one = table_learner(dls, (4,), seed=5, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    same, other = (table_learner(dls, (4,), seed=seed, device="cpu") for seed in (5, 6))
+    weights = [learn.model[0].weight for learn in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_regression_is_measured_in_its_own_units():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clearloop.adapters import as_loaders, default_loss
+from clearloop.adapters import as_loaders, default_loss, is_for_numbers
 from clearloop.data.loader import as_loader
 from clearloop.errors import DataError
 from clearloop.losses import LossFunc, count_for
@@ -48,8 +48,8 @@ def baseline(dls: Any, loss_func: LossFunc | None = None, metrics: Sequence[Metr
         raise DataError(
             "a baseline needs the training targets in memory, as DataLoaders of arrays and tables have them"
         )
-    if targets.is_floating_point():
-        constant = targets.double().mean(dim=0).to(targets.dtype)
+    if targets.is_floating_point() or is_for_numbers(loss_func):
+        constant = targets.double().mean(dim=0).to(targets.dtype if targets.is_floating_point() else torch.float32)
         shown = ", ".join(f"{value:.6g}" for value in constant.flatten()[:4].tolist())
         what = f"the mean of the training targets, {shown}" + (", …" if constant.numel() > 4 else "")
     elif targets.ndim == 1 and targets.dtype == torch.int64:

@@ -14,7 +14,7 @@ from torch import Tensor
 from clearloop.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL import Image
 
 MAX_PIXELS = 100_000_000  # a file may claim any size: more than this is refused before it is decoded
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # read by Pillow itself, no other program
@@ -22,7 +22,7 @@ INK = 0.2  # of the way from the background to the brightest pixel: what is brig
 FILL = 20 / 28  # the share of the image that MNIST's digits fill
 
 
-def load_image(path: str | os.PathLike[str]) -> Image:
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file, turned upright where its EXIF data say how the camera was held.
 
     Args: `path`, a PNG, JPEG, BMP, GIF (its first frame), TIFF, WebP or PPM file of at most `MAX_PIXELS` pixels.
@@ -51,7 +51,7 @@ def load_image(path: str | os.PathLike[str]) -> Image:
     raise DataError(f"{path}: expected at most {MAX_PIXELS} pixels, got {size}; scale the picture down")
 
 
-def grey_pixels(image: Image, size: tuple[int, int], dark_on_light: bool = False, crop: bool = False) -> Tensor:
+def grey_pixels(image: Image.Image, size: tuple[int, int], dark_on_light: bool = False, crop: bool = False) -> Tensor:
     """A picture as grey pixels of the size that a model takes: bright strokes on black.
 
     Args:
@@ -82,7 +82,7 @@ def grey_pixels(image: Image, size: tuple[int, int], dark_on_light: bool = False
     return torch.from_numpy(np.array(pixels))  # a copy: Pillow's own memory may not be written to
 
 
-def colour_pixels(image: Image, size: tuple[int, int]) -> Tensor:
+def colour_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
     """A picture as RGB pixels of the size that a model takes.
 
     Args:
@@ -106,7 +106,7 @@ def colour_pixels(image: Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W), a copy
 
 
-def is_grey(image: Image) -> bool:
+def is_grey(image: Image.Image) -> bool:
     """Whether a picture can hold no colour: a grey mode, or a palette of greys."""
     if image.mode in ("P", "PA"):
         palette = np.array(image.getpalette("RGB") or []).reshape(-1, 3)
@@ -114,7 +114,7 @@ def is_grey(image: Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
 
 
-def _plain(image: Image) -> Image:
+def _plain(image: Image.Image) -> Image.Image:
     """The picture in a mode with 8 bits a channel: 1, L, LA, P, PA, RGB or RGBA."""
     from PIL import Image
 
@@ -134,7 +134,7 @@ def _plain(image: Image) -> Image:
     return image
 
 
-def _colour(image: Image) -> np.ndarray:
+def _colour(image: Image.Image) -> np.ndarray:
     """uint8 array of shape (h, w, 3); where the picture is transparent, white shows."""
     from PIL import Image
 
@@ -146,7 +146,7 @@ def _colour(image: Image) -> np.ndarray:
     return np.asarray(Image.composite(image.convert("RGB"), white, image.getchannel("A")))
 
 
-def _grey(image: Image, background: int) -> np.ndarray:
+def _grey(image: Image.Image, background: int) -> np.ndarray:
     """uint8 array of shape (h, w); where the picture is transparent, `background` shows."""
     from PIL import Image
 
@@ -188,6 +188,7 @@ def _padded(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _placed(pixels: np.ndarray, size: tuple[int, int], top: int, left: int) -> np.ndarray:
+    """Black, with `pixels` in it."""
     whole = np.zeros((*size, *pixels.shape[2:]), np.uint8)
     whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return whole

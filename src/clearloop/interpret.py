@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from clearloop import interpret_plots as draw
 from clearloop.adapters import as_loaders
 from clearloop.errors import ModelError
-from clearloop.interpret_plots import Drawn, check_number
 from clearloop.interpretation import (
     CPU,
     SHOWN_NUMBERS,
@@ -39,6 +38,7 @@ from clearloop.interpretation import (
 )
 from clearloop.learner import Learner
 from clearloop.model_summary import summary
+from clearloop.picture_plots import Drawn, check_number, picture_grid, short
 from clearloop.preflight import first_batch, shapes
 from clearloop.reconstruct import embedding, reconstructions
 from clearloop.tree import tree_map
@@ -81,7 +81,7 @@ def show_batch(dls: Any, n: int = 9, path: str | Path | None = None) -> Batch:
     images = as_pictures(one_tensor(inputs)[:n], dls)
     labelled = isinstance(targets, Tensor) and targets.shape[1:].numel() <= SHOWN_NUMBERS
     titles = [text_of(target, dls.classes) for target in targets[:n]] if labelled else [""] * len(images)
-    figure = draw.picture_grid(list(images), titles, heading="Training pictures")
+    figure = picture_grid(list(images), titles, heading="Training pictures")
     figure.write(path)
     return Batch(figure=figure, images=images, titles=titles)
 
@@ -99,7 +99,7 @@ def show_results(learn: Learner, dl: Any = None, n: int = 9, path: str | Path | 
     judged = judge(learn, preds, targets)
     if judged is None:
         targets_text, predictions = texts(targets), texts(preds)
-        figure = draw.picture_grid(
+        figure = picture_grid(
             list(images), captions(targets_text, predictions, [""] * len(predictions)), heading="Predictions"
         )
         right = None
@@ -111,7 +111,7 @@ def show_results(learn: Learner, dl: Any = None, n: int = 9, path: str | Path | 
         sure = judged.probabilities.amax(dim=1).tolist()
         titles = captions(targets_text, predictions, [f" ({part:.2f})" for part in sure])
         wrong = [not fine for fine in right]
-        figure = draw.picture_grid(list(images), titles, wrong, heading=f"{sum(wrong)} of {len(wrong)} wrong")
+        figure = picture_grid(list(images), titles, wrong, heading=f"{sum(wrong)} of {len(wrong)} wrong")
     figure.write(path)
     return Results(figure=figure, rows=rows, images=images, targets=targets_text, predictions=predictions, right=right)
 
@@ -119,7 +119,7 @@ def show_results(learn: Learner, dl: Any = None, n: int = 9, path: str | Path | 
 def captions(targets: list[str], predictions: list[str], sure: list[str]) -> list[str]:
     """Two lines over each picture; names are cut to fit, what is said of their probability is not."""
     return [
-        f"target {draw.short(target)}\nsaid {draw.short(said)}{probability}"
+        f"target {short(target)}\nsaid {short(said)}{probability}"
         for target, said, probability in zip(targets, predictions, sure, strict=True)
     ]
 
@@ -257,7 +257,7 @@ def top_losses(
     rows = [top_loss(seen, row) for row in chosen]
     if rows and has_pictures(seen.learn):
         images = list(as_pictures(torch.stack(seen.inputs(chosen)), seen.learn.dls))
-        figure = draw.picture_grid(images, [loss_caption(row) for row in rows], heading="Largest losses")
+        figure = picture_grid(images, [loss_caption(row) for row in rows], heading="Largest losses")
     else:
         figure = draw.loss_bars(rows)
     figure.write(path)
@@ -281,9 +281,7 @@ def top_loss(seen: Interpretation, row: int) -> TopLoss:
 def loss_caption(row: TopLoss) -> str:
     """Three lines over a picture."""
     sure = "" if row.probability is None else f" ({row.probability:.2f})"
-    return (
-        f"target {draw.short(row.target)}\nsaid {draw.short(row.prediction)}{sure}\n#{row.index}, loss {row.loss:.3g}"
-    )
+    return f"target {short(row.target)}\nsaid {short(row.prediction)}{sure}\n#{row.index}, loss {row.loss:.3g}"
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clearloop.adapters import is_for_numbers
 from clearloop.component import unwrapped
 from clearloop.data.dataset import Dataset, Subset
 from clearloop.data.loader import DataLoader, as_loader
@@ -140,10 +141,13 @@ def judge(learn: Learner, preds: Any, targets: Any) -> Judged | None:
     """Outputs and targets as classes; None where the model does not tell classes apart.
 
     Classes are told by several outputs and whole targets, or probabilities as targets of cross-entropy; or by one
-    output with whole targets, or a loss for logits, or probabilities, of two classes.
+    output with whole targets, or a loss for logits, or probabilities, of two classes; never by a loss of numbers, such
+    as `mse_loss`.
     Raises: DataError for a label that is no class, and that the loss does not leave out.
     """
     if not isinstance(preds, Tensor) or not isinstance(targets, Tensor) or preds.ndim not in (1, 2):
+        return None
+    if is_for_numbers(learn.loss_func):
         return None
     base, options = unwrapped(learn.loss_func)
     whole, scores = not targets.is_floating_point(), preds.double()
@@ -296,7 +300,7 @@ def as_pictures(rows: Tensor, dls: DataLoaders) -> Tensor:
 
 def are_numbers(preds: Any, targets: Any) -> bool:
     """Whether outputs and targets are numbers of one shape, a few for each sample."""
-    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor) or not targets.is_floating_point():
+    if not isinstance(preds, Tensor) or not isinstance(targets, Tensor):
         return False
     return preds.numel() == targets.numel() and max(preds.ndim, targets.ndim) <= 2
 

@@ -16,8 +16,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from clearloop import interpret_plots as draw
 from clearloop.errors import ConfigError, ModelError
 from clearloop.guard import evaluating
-from clearloop.interpret_plots import Drawn
 from clearloop.learner import Learner
+from clearloop.picture_plots import Drawn
 from clearloop.preflight import callable_for, one_line, shapes
 from clearloop.tree import leaves, to_device, tree_map
 

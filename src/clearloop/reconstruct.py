@@ -14,9 +14,9 @@ from clearloop import interpret_plots as draw
 from clearloop.data.loader import as_loader
 from clearloop.data.sampler import SequentialSampler
 from clearloop.errors import DataError, ModelError
-from clearloop.interpret_plots import Drawn, check_number
 from clearloop.interpretation import CPU, as_pictures, check_outputs, one_tensor, some_rows
 from clearloop.learner import Learner
+from clearloop.picture_plots import Drawn, check_number, pair_rows
 from clearloop.preflight import shapes, stored_targets
 from clearloop.step import pair
 
@@ -67,7 +67,7 @@ def reconstructions(learn: Learner, dl: Any = None, n: int = 10, path: str | Pat
         )
     errors = (made.double().flatten(1) - inputs.double().flatten(1)).square().mean(dim=1)  # on the scale of the model
     made = as_pictures(made.reshape(inputs.shape), learn.dls)
-    figure = draw.pair_rows(list(originals), list(made), f"Mean squared error of these: {float(errors.mean()):.4f}")
+    figure = pair_rows(list(originals), list(made), f"Mean squared error of these: {float(errors.mean()):.4f}")
     figure.write(path)
     return Reconstructions(figure=figure, rows=rows, originals=originals, reconstructions=made, errors=errors)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
-from clearloop.data.table_files import Table, pyarrow, read_table
+from clearloop.data.table_columns import Table, pyarrow
+from clearloop.data.table_files import read_table
 from clearloop.errors import ConfigError, DataError, StorageError
 from clearloop.predictor import Predictor
 
@@ -39,18 +42,18 @@ def predict_rows(
     table = read_table(Path(rows)) if path else rows if isinstance(rows, Table) else Table(rows)
     predictions = predictor.rows(table)
     spec = predictor.table
-    added: dict[str, Any] = {}
+    said = f"{spec.target}_predicted"
     if predictor.classes is None:
-        added[f"{spec.target}_predicted"] = pa.array([float(found.values) for found in predictions], pa.float64())
+        added = [(said, pa.array([float(found.values) for found in predictions], pa.float64()))]
     else:
-        added[f"{spec.target}_predicted"] = pa.array([found.label for found in predictions], pa.string())
+        added = [(said, pa.array([found.label for found in predictions], pa.string()))]
         shares = torch.stack([found.probabilities for found in predictions if found.probabilities is not None])
-        added |= {f"p_{name}": pa.array(shares[:, place].numpy()) for place, name in enumerate(predictor.classes)}
-    taken = [name for name in added if name in table.names]
-    if taken:
-        raise DataError(f"{table.where}: there is a column {taken[0]!r} already; rename it, or leave it out")
+        added += [(f"p_{name}", pa.array(shares[:, place].numpy())) for place, name in enumerate(predictor.classes)]
     joined = table.data
-    for name, values in added.items():
+    for name, values in added:
+        if name in joined.column_names:
+            remedy = "rename it, or leave it out" if name in table.names else "rename the target or the class"
+            raise DataError(f"{table.where}: there is a column {name!r} already; {remedy}")
         joined = joined.append_column(name, values)
     if out is not None:
         write_table(joined, Path(out))
@@ -58,16 +61,24 @@ def predict_rows(
 
 
 def write_table(data: Any, path: Path) -> None:
-    """Write a `pyarrow.Table` as CSV, or as Parquet by its suffix; whole, or not at all."""
+    """Write a `pyarrow.Table` as CSV, or as Parquet by its suffix; whole, or not at all.
+
+    Raises: DataError for columns of lists and the like, which CSV cannot hold; StorageError where the disk refuses.
+    """
     pa = pyarrow()
-    beside = path.with_name(f".{path.name}.new")
+    if path.is_dir():
+        raise StorageError(f"{path}: the predictions cannot be written (it is a folder); choose another place")
+    parquet = path.suffix.lower() == ".parquet"
+    nested = [field.name for field in data.schema if pa.types.is_nested(field.type)]
+    if nested and not parquet:
+        raise DataError(f"{path}: CSV cannot hold the lists in column {nested[0]!r}; leave it out, or write .parquet")
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            pa.parquet.write_table(data, beside)
-        else:
-            pa.csv.write_csv(data, beside)
+        (pa.parquet.write_table if parquet else pa.csv.write_csv)(data, beside)
         os.replace(beside, path)
     except (OSError, pa.ArrowException) as error:
-        beside.unlink(missing_ok=True)
         raise StorageError(f"{path}: the predictions cannot be written ({error}); choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)

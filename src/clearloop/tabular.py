@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import AdamW
 
+from clearloop import rng
 from clearloop.data.tables import TableDataLoaders
 from clearloop.errors import ConfigError
 from clearloop.learner import Learner
@@ -39,8 +40,10 @@ def table_learner(
     >>> [metric.name for metric in learn.metrics]
     ['rmse', 'mae', 'r2_score']
     """
-    torch.manual_seed(seed)
-    model, loss_func = table_model(dls, hidden, dropout), table_loss(dls, class_weights)
+    with rng.preserved():
+        torch.manual_seed(seed)
+        model = table_model(dls, hidden, dropout)
+    loss_func = table_loss(dls, class_weights)
     return Learner(dls, model, loss_func, opt_func, lr, table_metrics(dls), cbs, seed=seed, device=device)
 
 

@@ -18,6 +18,7 @@ from clearloop.data.augment import (
     GOLDEN,
     compose,
     mix,
+    random_crop,
     random_erase,
     random_flip,
     random_rotate,
@@ -150,6 +151,7 @@ def test_a_shift_is_a_crop_of_the_padded_image_and_all_shifts_occur(pixels):
 AUGMENTS = {
     "flip": random_flip,
     "shift": random_shift(2),
+    "crop": random_crop(0.2),
     "rotate": random_rotate(30),
     "erase": random_erase(0.3),
     "compose": compose(random_flip, random_shift(1), random_rotate(90), random_erase(0.2)),
@@ -291,6 +293,7 @@ def test_an_augmentation_is_written_down_as_data_that_makes_it_again(augment, tm
     [
         *[(random_rotate, angle, "above 0 and of at most 180") for angle in (0, -3, 181, math.nan)],
         *[(random_erase, share, r"share of the image in \(0, 1\)") for share in (0, 1, -0.5, math.nan)],
+        *[(random_crop, share, r"share of the image in \(0, 1\)") for share in (0, 1, -0.5, math.nan)],
         (compose, 3, "one or more augmentations"),
     ],
 )

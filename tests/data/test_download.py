@@ -9,6 +9,7 @@ import io
 import os
 import random
 import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -520,3 +521,29 @@ def test_unpack_refuses_a_folder_that_is_there(tmp_path):
     (tmp_path / "a.tgz").write_bytes(TAR)
     with pytest.raises(StorageError):
         unpack(tmp_path / "a.tgz", tmp_path, "a.tgz")
+
+
+def test_a_download_that_grows_beyond_what_anybody_needs_is_stopped(server, home, monkeypatch):
+    monkeypatch.setattr(download, "MAX_BYTES", len(TAR) - 1)
+    with pytest.raises(DataError, match=r"expected at most .* bytes, got .* so far; unpack it yourself"):
+        untar_data(server.url())
+    assert len(server.asked) == 1  # another attempt would be of no use
+    assert nothing_left(home)
+
+
+@pytest.mark.parametrize("name", ["pets.tgz", "pets.zip"])
+def test_an_archive_that_needs_more_than_is_free_is_stopped_before_the_disk_is_full(name, tmp_path, home, monkeypatch):
+    files = [(f"x/{number}", bytes(5000)) for number in range(10)]  # each of some bytes as it is packed
+    data = zip_of(*files) if name.endswith(".zip") else tar_of(*[entry(*file) for file in files])
+    written = []
+
+    class Counting(durable.FileSystem):
+        def write(self, path, data):
+            written.append(path.name)
+            super().write(path, data)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 29_999))
+    with durable.using(Counting()), pytest.raises(StorageError, match="needs 30000 bytes or more, and 29999 are free"):
+        untar_data(address(tmp_path, data, name))
+    assert [file for file in written if file.isdigit()] == ["0", "1", "2", "3", "4"]
+    assert nothing_left(home)

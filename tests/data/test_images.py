@@ -16,13 +16,24 @@ from PIL import Image
 from torch import nn
 
 import clearloop as cl
-from clearloop import ConfigError, DataError, ImageDataLoaders, Learner, Predictor, StorageError, durable, imaging
+from clearloop import (
+    ConfigError,
+    DataError,
+    ImageDataLoaders,
+    Learner,
+    Predictor,
+    StorageError,
+    durable,
+    imaging,
+    interpret,
+)
 from clearloop.buildable import build, is_buildable
 from clearloop.component import describe
 from clearloop.data import decoding
 from clearloop.data.augment import compose, random_flip, random_shift
 from clearloop.data.images import natural
 from clearloop.data.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from clearloop.eject import eject
 from clearloop.errors import EjectError, RunError
 from clearloop.models import linear
 
@@ -420,6 +431,39 @@ def test_of_many_bad_files_the_first_twenty_are_named_and_the_others_counted(tmp
     assert (len(lines), lines[1].count("/10.png"), lines[-1].strip()) == (22, 1, "… and 80 more")
 
 
+@pytest.mark.parametrize("link", ["folder", "file", "hard link", "same"])
+def test_pictures_to_validate_with_that_are_trained_on_are_warned_of_however_they_are_linked(link, tmp_path):
+    pets(tmp_path)
+    one, other = tmp_path / "train/dog/0.png", tmp_path / "valid/dog/0.png"
+    if link == "folder":
+        shutil.rmtree(tmp_path / "valid")
+        (tmp_path / "valid").symlink_to("train")
+    elif link == "same":
+        shutil.rmtree(tmp_path / "valid")
+    else:
+        other.unlink()
+        (os.link if link == "hard link" else os.symlink)(one, other)
+    several = link in ("folder", "same")
+    count = r"\d+ of \d+" if several else "1 of 4"
+    with pytest.warns(UserWarning, match=rf"{count} files to validate with are trained on, too: .*0.png"):
+        from_folder(tmp_path, valid="train" if link == "same" else "valid")
+
+
+def test_names_with_line_breaks_or_bytes_that_are_no_text_are_named_in_one_line_each(tmp_path):
+    write(tmp_path, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    names = [b"a/x\ny.png", b"a/\xff.png", b"\xfe.png", b"c\r.png"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="4 files cannot be trained on") as error:
+        from_folder(tmp_path)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 5
+    assert str(error.value).encode()  # no lone surrogates
+    assert [
+        any(name in line for line in lines) for name in (r"x\ny.png", r"\udcff.png", r"\udcfe.png", r"c\r.png")
+    ] == [True] * 4
+
+
 def test_a_picture_beside_the_folders_of_classes_is_a_mistake(tmp_path):
     pets(tmp_path)
     picture(0).save(tmp_path / "train/stray.png")
@@ -482,6 +526,8 @@ def test_warnings_are_shown_as_before_once_pictures_were_decoded(tmp_path):
         ({"normalize": "imagenet"}, "of 3 channels, the pictures have 1; grey=False"),
         ({"normalize": (0.5, 0.5), "grey": False}, "of 1 channels, the pictures have 3"),
         ({"normalize": (0.5, 0)}, "stds above 0"),
+        ({"targets": "labels and inputs"}, 'targets must be "labels" or "inputs"'),
+        ({"targets": "inputs", "normalize": (0.5, 0.5)}, "got normalize too; leave it out"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"seed": -1}, "seed"),
     ],
@@ -502,6 +548,32 @@ def test_pictures_are_normalised_channel_by_channel(tmp_path):
     grey = from_folder(tmp_path / "grey", normalize=(0.5, 0.25), seed=0).valid.dataset
     assert torch.equal(grey[0][0], (grey.tensors[0][0].float() / 255 - 0.5)[None] / 0.25)
     assert next(iter(from_folder(tmp_path / "grey", grey=False, normalize="imagenet").train))[0].shape[1] == 3
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_size_that_no_machine_can_hold_is_an_error_whatever_the_system_says(cache, tmp_path, monkeypatch):
+    pets(tmp_path)
+    with pytest.raises((DataError, StorageError), match=r"need .* MiB"):
+        from_folder(tmp_path, size=2_000_000_000, cache=cache)
+    monkeypatch.setattr(decoding, "free_memory", lambda: None)
+    if cache == "memory":
+        with pytest.raises(DataError, match="do not fit into memory; pass a smaller size"):
+            from_folder(tmp_path, size=2_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"normalize": ("a", "b")}, "mean and std must be numbers"),
+        ({"normalize": (None, 1)}, "mean and std must be numbers"),
+        ({"normalize": ([[1]], [1])}, "mean and std must be numbers"),
+        ({"valid_share": "0.2"}, r"valid_share must be a share in \(0, 1\), got '0.2'"),
+        ({"size": 28.0}, "size must be a whole number"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_as_those_of_other_values_are(kwargs, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        from_folder(pets(tmp_path), **kwargs)
 
 
 @pytest.mark.parametrize(("mean", "std"), [([], []), ([1], [1, 2]), ([float("nan")], [1]), ([0], [-1])])
@@ -614,7 +686,7 @@ def test_half_of_a_cache_is_never_taken_for_one(tmp_path, home, monkeypatch):
 
     pets(tmp_path)
     monkeypatch.setattr(decoding, "load_image", die)
-    monkeypatch.setattr(decoding.shutil, "rmtree", lambda *_, **__: None)  # who is killed does not tidy up
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who is killed does not tidy up
     with pytest.raises(Killed):
         from_folder(tmp_path, cache="disk")
     monkeypatch.undo()
@@ -646,7 +718,7 @@ def test_two_that_decode_at_once_both_get_the_whole(tmp_path, home):
 
 def test_a_disk_without_room_is_an_error_before_a_byte_is_written(tmp_path, home, monkeypatch):
     pets(tmp_path)
-    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
     with pytest.raises(StorageError, match=r"14 decoded pictures need .* set CLEARLOOP_HOME"):
         from_folder(tmp_path, cache="disk")
     assert not list((home / "images").iterdir())
@@ -664,6 +736,126 @@ def test_a_disk_that_is_full_after_all_is_an_error(tmp_path, home, monkeypatch):
     assert not list((home / "images").iterdir())
 
 
+# -- pictures that are their own targets -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (3, 1, 4, 6)), ("RGB", (3, 3, 4, 6))])
+def test_the_target_of_a_picture_may_be_the_picture_as_it_goes_in(mode, shape, tmp_path):
+    dls = from_folder(pets(tmp_path, mode=mode), seed=0, batch_size=3, targets="inputs")
+    for loader in (dls.train, dls.valid):
+        inputs, targets = next(iter(loader.batches(0)))
+        assert inputs.shape[1:] == shape[1:]
+        assert torch.equal(inputs.flatten(1), targets)
+        assert (inputs.dtype, float(targets.min()) >= 0, float(targets.max()) <= 1) == (torch.float32, True, True)
+    assert (dls.classes, dls.image_size, dls.normalize) == (None, (4, 6), None)
+    labelled = from_folder(tmp_path, seed=0, batch_size=3)
+    assert equal(dls, labelled)  # the labels stay behind, to colour codes by
+    assert torch.equal(next(iter(dls.train))[0], next(iter(labelled.train))[0])
+
+
+def test_what_augmentation_does_to_a_picture_is_not_done_to_its_target(tmp_path):
+    dls = from_folder(pets(tmp_path), seed=0, batch_size=10, targets="inputs", augment=random_shift(2))
+    plain = from_folder(tmp_path, seed=0, batch_size=10, targets="inputs")
+    inputs, targets = next(iter(dls.train))
+    assert torch.equal(targets, next(iter(plain.train))[1])
+    assert not torch.equal(inputs.flatten(1), targets)
+
+
+FLAT = {
+    "one folder": [f"{i}.png" for i in range(10)],
+    "one folder in it": [f"all/{i}.png" for i in range(10)],
+    "folders and files": [*[f"{i}.png" for i in range(5)], *[f"{part}/{i}.png" for part in "ab" for i in range(3)]],
+    "a class of one": ["a/1.png", *[f"b/{i}.png" for i in range(9)]],
+}
+
+
+@pytest.mark.parametrize("names", FLAT.values(), ids=FLAT)
+def test_pictures_without_classes_are_enough_and_a_share_is_held_out_by_the_seed(names, tmp_path):
+    write(tmp_path, *names)
+    (tmp_path / "notes.txt").write_text("no picture")
+    one, again, other = (from_folder(tmp_path, seed=seed, targets="inputs") for seed in (0, 0, 1))
+    assert equal(one, again)
+    assert not torch.equal(one.valid.dataset.tensors[0], other.valid.dataset.tensors[0])
+    held = round(0.2 * len(names))
+    assert (len(one.train.dataset), len(one.valid.dataset)) == (len(names) - held, held)
+    assert one.train.dataset.tensors[1].shape == (len(names) - held, 0)
+    everything = torch.cat([one.train.dataset.tensors[0], one.valid.dataset.tensors[0]])
+    expected = torch.stack([torch.from_numpy(np.array(Image.open(tmp_path / name))) for name in names])
+    assert sorted(everything.flatten(1).tolist()) == sorted(expected.flatten(1).tolist())
+    assert len(from_folder(tmp_path, seed=0, targets="inputs", valid_share=0.5).valid.dataset) == round(len(names) / 2)
+
+
+def test_pictures_without_classes_may_lie_in_two_folders(tmp_path):
+    write(tmp_path, *[f"train/{i}.png" for i in range(3)], *[f"valid/{i}.png" for i in range(2)])
+    dls = from_folder(tmp_path, targets="inputs")
+    assert [len(part) for part in stored(dls)] == [3, 3, 2, 2]
+    assert len(from_folder(tmp_path, targets="inputs", valid_share=0.4).valid.dataset) == 1
+    write(tmp_path / "mixed", "train/a/1.png", "train/b/1.png", "valid/1.png")
+    mixed = from_folder(tmp_path / "mixed", targets="inputs")
+    assert [tuple(part.shape) for part in stored(mixed)] == [(2, 4, 6), (2, 0), (1, 4, 6), (1, 0)]
+    (tmp_path / "valid").rename(tmp_path / "val")
+    with pytest.raises(DataError, match=r"no such folder \(there are: mixed, train, val\)"):
+        from_folder(tmp_path, targets="inputs")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "one of them to be held out; got 0; add some"),
+        (["1.png"], "one of them to be held out; got 1; add some"),
+        (["train/1.png", "valid/notes.txt"], "got 1 and 0; add some"),
+        (["training/1.png", "valid/1.png"], "say which is which"),
+    ],
+)
+def test_too_few_pictures_that_are_their_own_targets_are_refused(names, message, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("") if name.endswith(".txt") else write(tmp_path, name)
+    with pytest.raises(DataError, match=message):
+        from_folder(tmp_path, targets="inputs")
+
+
+def test_bad_files_among_pictures_that_are_their_own_targets_are_named_or_left_out(tmp_path):
+    write(tmp_path, *[f"train/{i}.png" for i in range(3)], *[f"valid/{i}.png" for i in range(2)])
+    (tmp_path / "train/1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 file cannot be trained on(.|\n)*train/1.png"):
+        from_folder(tmp_path, targets="inputs")
+    with pytest.warns(UserWarning, match="1 file cannot"):
+        assert len(from_folder(tmp_path, targets="inputs", skip_bad=True).train.dataset) == 2
+    for name in ("valid/0.png", "valid/1.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="3 files"), pytest.raises(DataError, match="no picture to validate with"):
+        from_folder(tmp_path, targets="inputs", skip_bad=True)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_an_autoencoder_of_a_folder_is_saved_goes_on_to_the_bit_and_shows_itself(flat, tmp_path):
+    folder = tmp_path / "pictures"
+    write(folder, *FLAT["one folder"], mode="RGB") if flat else pets(folder, mode="RGB")
+    dls = from_folder(folder, batch_size=3, seed=5, targets="inputs")
+    torch.manual_seed(0)
+    learn = Learner(dls, cl.models.autoencoder(72, 8, 3), nn.functional.mse_loss, device="cpu", seed=0)
+    learn.fit(2, 0.1, quiet=True)
+    learn.save(tmp_path / "run")
+    again = Learner.load(tmp_path / "run")
+    for one in (learn, again):
+        one.fit(1, 0.1, quiet=True)
+    assert learn.history.losses == again.history.losses
+    written = interpret.write_plots(learn, tmp_path / "plots")
+    assert {"reconstructions.png", "embedding.png"} <= {path.name for path in written if path.is_file()}
+    labels = interpret.embedding(learn).labels
+    assert labels is None if flat else labels.tolist() == [0, 0, 1, 1]
+    given = Predictor.load(tmp_path / "run")(next(folder.rglob("*.png")))
+    assert given.values.shape == (72,)
+    fitted = Learner(dls, cl.models.autoencoder(72, 8, 3), nn.functional.mse_loss, device="cpu", seed=0)
+    fitted.fit(1, 0.1, quiet=True)
+    if flat:
+        with pytest.raises(EjectError, match="pictures without classes cannot be printed"):
+            fitted.eject()
+    else:
+        assert "images.flatten(1)" in fitted.eject().text
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 OPTIONS = {
@@ -673,9 +865,12 @@ OPTIONS = {
     "augmented": ({}, {"augment": compose(random_flip, random_shift(1)), "normalize": (0.5, 0.25)}),
     "split": ({}, {"valid_share": 0.3}),
 }
+TO_RECONSTRUCT = {"inputs": ({"mode": "RGB"}, {"targets": "inputs", "augment": random_flip})}
 
 
-@pytest.mark.parametrize(("pictures", "kwargs"), OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    ("pictures", "kwargs"), [*OPTIONS.values(), *TO_RECONSTRUCT.values()], ids=[*OPTIONS, *TO_RECONSTRUCT]
+)
 def test_the_call_is_remembered_as_plain_data_that_makes_the_same_again(pictures, kwargs, tmp_path):
     dls = from_folder(pets(tmp_path, **pictures), batch_size=3, **kwargs)
     described = json.loads(json.dumps(describe(dls)))
@@ -758,7 +953,7 @@ def test_settings_of_a_predictor_that_no_images_can_be_normalised_with_are_refus
     settings = json.loads((tmp_path / "p/predictor.json").read_text())
     assert settings["normalize"] is None
     settings["normalize"] = normalize
-    from clearloop.predictor import _checked
+    from clearloop.predictor_folder import _checked
 
     with pytest.raises(cl.CheckpointError, match="expected normalize in the form"):
         _checked(settings, "predictor.json")
@@ -766,15 +961,12 @@ def test_settings_of_a_predictor_that_no_images_can_be_normalised_with_are_refus
     assert _checked(settings, "predictor.json")["normalize"] is None  # a folder of before
 
 
-def test_a_run_on_folders_is_printed_with_its_data_where_they_are_at_hand(tmp_path):
+def test_a_run_on_folders_is_printed_from_the_learner_and_from_the_run(tmp_path):
     pets(tmp_path / "pets")
     learn = trained(tmp_path / "pets")
     learn.save(tmp_path / "run")
     assert "scale_images" in learn.eject().text
-    from clearloop.eject import eject
-
-    with pytest.raises(EjectError, match="data in memory, in folders"):
-        eject(tmp_path / "run")
+    assert eject(tmp_path / "run").text == learn.eject().text
 
 
 @pytest.mark.slow

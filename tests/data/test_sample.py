@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from PIL import Image
 
 from clearloop import durable
 from clearloop.data import sample as module
+from clearloop.data.cache import cache_folder
 from clearloop.data.mnist import Mnist
-from clearloop.data.sample import URLs, cache_folder, untar_data
+from clearloop.data.sample import URLs, untar_data
 from clearloop.errors import ConfigError, DataError, StorageError
 
 
@@ -161,7 +163,7 @@ def test_a_writer_killed_at_any_operation_leaves_nothing_that_passes_for_whole(f
         home = few / f"home-{at}"
         monkeypatch.setenv("CLEARLOOP_HOME", str(home))
         with pytest.MonkeyPatch.context() as patch, durable.using(Counting(at, Killed())):
-            patch.setattr(module.shutil, "rmtree", lambda path, **_: None)  # who is killed does not tidy up
+            patch.setattr(shutil, "rmtree", lambda path, **_: None)  # who is killed does not tidy up
             with pytest.raises(Killed):
                 untar_data(URLs.MNIST_SAMPLE)
         assert not (home / "mnist_sample").exists()

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearloop import ConfigError, DataError, TableDataLoaders
-from clearloop.data.table_files import MISSING, Table, read_table
+from clearloop.data.table_columns import MISSING, Table
+from clearloop.data.table_files import read_table
 from clearloop.data.table_spec import Column, TableSpec, Target, choose_target, fit_spec
 
 
@@ -141,11 +142,26 @@ def test_a_row_of_another_width_is_never_read(tmp_path_factory, rows, place, lon
         (b'a,b\n1,"x"y\n', "line 2: not well-formed CSV"),
         (b"PAR1 and no more", "not a readable Parquet file"),
         (b"PK\x03\x04", "expected a table, CSV or Parquet, got another kind of file"),
+        (b"\x1f\x8b\x08\x00", "got a compressed file; unpack it"),
     ],
 )
 def test_files_that_are_no_table_are_refused_with_the_place(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, text))
+
+
+def test_separators_in_quoted_names_do_not_count(tmp_path):
+    table = read_table(write(tmp_path, '"a, b, c";"d, ""e""";y\n1;2;3\n'))
+    assert table.names == ("a, b, c", 'd, "e"', "y")
+
+
+@pytest.mark.parametrize("make", [pa.string, pa.large_string, pa.string_view])
+def test_text_of_any_of_arrows_types_is_read(make):
+    table = Table(
+        pa.table({"x": pa.array([" Ulm", "", "NA", "Bonn"], make()), "n": pa.array(["1", "2", None, "x"], make())})
+    )
+    assert (table.kind("x"), table.text("x").tolist()) == ("text", ["Ulm", None, None, "Bonn"])
+    assert table.kind("n") == "number"
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -181,13 +197,42 @@ def test_without_pyarrow_the_package_to_install_is_named(monkeypatch):
         (["1", "1e999", "2"], "row 2, column 'x': expected a finite number, got inf"),
         ([1.0, 2.0, math.inf], "row 3, column 'x': expected a finite number, got inf"),
         (["2024-02-28", "2024-02-29", "soon"], "row 3, column 'x': expected a date such as 2024-02-29.*got 'soon'"),
-        (["2024-02-28", "2024-02-30", None], "column 'x': expected dates of the calendar"),
+        (["2024-02-28", "2024-02-30", None], "row 2, column 'x': expected a date of the calendar, got '2024-02-30'"),
         ([1e308, -1e308, 1e308], "column 'x': numbers up to 1e.308 are too large"),
     ],
 )
 def test_values_that_do_not_fit_their_column_are_named_with_row_and_column(values, message):
     with pytest.raises(DataError, match=message):
         fit_spec(Table({"x": values}), Target("y", "classes", ("a",)), range(len(values)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["0,5", "1,5", "2,5", "3,5"],  # all of them: neither classes nor names
+        ["1", "2", "2,5", "3,5"],
+        ["1,234", "22,345,678", "3,456.5"],
+        ["1.234,5", "22.345.678,25", "5,0"],
+        ["1 234", "2 345,5", "3\u202f456"],
+        ["1'234", "2\u2019345.5"],
+        ["\u22125", "\u22126.5", "\u2013" + "7"],
+    ],
+)
+def test_numbers_that_are_written_for_people_are_refused_as_input_and_target_never_taken_for_names(values):
+    rows = {"x": list(range(20)), "z": (values * 20)[:20]}
+    first = next(row for row, value in enumerate(values, 1) if not value.isdigit())
+    for target in ("x", "z"):
+        with pytest.raises(
+            DataError, match=rf"row {first}, column 'z': expected a number, got .*decimal point, a plain minus"
+        ):
+            TableDataLoaders.from_table(rows, target, kind="regression" if target == "x" else None, seed=0)
+    dls = TableDataLoaders.from_table(rows, "x", kind="regression", categorical=["z"], seed=0)
+    assert dls.table.columns[0].kind == "category"
+
+
+@pytest.mark.parametrize("value", ["192.168.100.200", "12.05.2024", "1-2", "3a", "48.1,11.5", "030/123", "1,2,3"])
+def test_other_text_with_digits_stays_text(value):
+    assert Table({"x": [value] * 3}).kind("x") == "text"
 
 
 def test_a_column_that_is_mostly_text_is_categorical_and_numbers_can_be_said_to_be():
@@ -215,6 +260,33 @@ def test_categories_that_were_not_seen_are_a_class_of_their_own_and_so_are_missi
     assert spec.category_sizes == (4, 3)
     assert spec.inputs(table).tolist() == [[3, 1], [1, 2], [2, 1], [3, 2]]
     assert spec.inputs(Table({"c": ["new", "?"], "d": ["", "q"]})).tolist() == [[0, 0], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        (["True", "False", "True"], [True, False, None, "TRUE", "true"]),
+        ([True, False, True], ["True", "FALSE", None, "true", True]),
+        (["1.0", "2.0", "1.0"], [1, 2, 3, 1.0, "1"]),
+        ([1, 2, 1], ["1.0", 2.0, "3.0", "1", 1]),
+        (["07", "7", "07"], ["07", "7", "007", "07", "07.0"]),
+    ],
+)
+def test_a_category_is_known_however_files_and_programs_spell_it(trained, asked):
+    table = {"x": trained * 10, "y": list(range(30))}
+    spec = TableDataLoaders.from_table(table, "y", kind="regression", categorical=["x"], seed=0).table
+    one, other = (spec.inputs(Table({"x": [value]})).item() for value in (trained[0], trained[1]))
+    assert {one, other} == {1, 2}
+    found = [spec.inputs(Table({"x": [value]})).item() for value in asked]
+    assert found == [one, other, 0, one, one]
+
+
+def test_two_spellings_among_the_training_rows_stay_two_categories():
+    rows = {"x": ["True", "TRUE", "no"] * 10, "y": list(range(30))}
+    spec = TableDataLoaders.from_table(rows, "y", kind="regression", seed=0).table
+    assert spec.columns[0].categories == ("TRUE", "True", "no")
+    asked = Table({"x": ["True", "TRUE", "no", "true"]})
+    assert spec.inputs(asked).flatten().tolist() == [2, 1, 3, 1]
 
 
 def test_dates_are_days_since_1970_whether_written_or_stored():
@@ -288,6 +360,48 @@ def test_a_kind_that_is_given_overrules_the_values():
 def test_targets_that_cannot_be_trained_on_are_refused(values, kind, message):
     with pytest.raises(DataError, match=message):
         choose_target(Table({"y": values}), "y", kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1e300, 2e300, 3e300, 2.5], "row 3, column 'y': 3e.300 is too large a target"),
+        ([1e39, 1.5, 2, 3], "row 1, column 'y': 1e.39 is too large a target"),
+        (
+            [1e9 + 0.5, 1e9 + 1, 1e9 + 1.25, 1e9 + 3],
+            r"targets of about 1e.09 differ by 0\.\d+ or so.*subtract a number",
+        ),
+    ],
+)
+def test_targets_that_float32_cannot_hold_or_tell_apart_are_refused(values, message):
+    with pytest.raises(DataError, match=message):
+        TableDataLoaders.from_table({"x": list(range(20)), "y": values * 5}, "y", kind="regression", seed=0)
+    year = [1.7e9 + 1e6 * n for n in range(20)]  # moments in seconds, over months: exact enough
+    assert TableDataLoaders.from_table({"x": list(range(20)), "y": year}, "y", seed=0).table.kind == "regression"
+
+
+def test_a_target_of_another_table_that_float32_cannot_hold_is_refused():
+    with pytest.raises(DataError, match=r"row 2, column 'y': -1e.39 is too large a target"):
+        Target("y", "regression").values(Table({"y": [1.0, -1e39]}))
+
+
+def test_infinity_among_categories_is_a_name_like_others():
+    values = [1.0, math.inf, 2.5, math.nan] * 5
+    spec = TableDataLoaders.from_table(
+        {"x": values, "y": list(range(20))}, "y", kind="regression", categorical=["x"], seed=0
+    ).table
+    assert spec.columns[0].categories == (None, "1", "2.5", "inf")
+
+
+def test_a_class_in_two_spellings_is_refused():
+    with pytest.raises(DataError, match="the classes 'TRUE' and 'True' are one, written in two ways"):
+        choose_target(Table({"y": ["True", "false", "TRUE", "false", "True", "TRUE"]}), "y")
+    assert choose_target(Table({"y": ["1.1", "1.10", "x", "y"] * 3}), "y").classes == ("1.1", "1.10", "x", "y")
+
+
+def test_a_split_that_leaves_nothing_says_what_to_do():
+    with pytest.raises(DataError, match="leave a part empty; add rows, hold out another share, or give valid_path"):
+        TableDataLoaders.from_table({"x": [1, 2, 3, 4], "y": ["a", "b"] * 2}, "y", seed=0)
 
 
 def test_an_unknown_target_column_is_refused_with_the_columns_that_are_there(tmp_path):

@@ -83,6 +83,22 @@ def random_shift(pixels: int) -> Augment:
 
 
 @remember
+def random_crop(share: float) -> Augment:
+    """`random_shift` by up to `share` of the shorter side, at least a pixel: for pictures whose size is not known yet.
+
+    >>> random_crop(0.1)(torch.ones(1, 1, 28, 28), torch.tensor([7])).shape
+    torch.Size([1, 1, 28, 28])
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"random_crop needs a share of the image in (0, 1), got {share}")
+
+    def crop(images: Tensor, keys: Tensor) -> Tensor:
+        return random_shift(max(1, round(share * min(images.shape[-2:]))))(images, keys)
+
+    return crop
+
+
+@remember
 def random_rotate(degrees: float) -> Augment:
     """Turn each image about its middle by an angle of up to `degrees` either way; black comes in at the corners.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
-import shutil
 import sys
 import threading
 import warnings
@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from clearloop import durable
 from clearloop.data.arrays import from_numpy
+from clearloop.data.cache import IMAGES, INDEX, TEMPORARY, cache_folder, keep_in_use, make_room, write_at_once
 from clearloop.data.download import progress
-from clearloop.data.sample import cache_folder, sweep
 from clearloop.errors import ClearloopError, DataError, StorageError
 from clearloop.imaging import colour_pixels, grey_pixels, is_grey, load_image
 
@@ -32,11 +31,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMAT = 1  # of the files in the cache, and of how pictures are decoded: a change of either needs another number
-PIXELS, INDEX = "pixels.npy", "index.json"
-FOLDER = "images"  # in the cache
+PIXELS = "pixels.npy"
 SHOWN = 20  # bad files that an error names
 CHUNK = 32  # files that a thread decodes before it asks for more
-ABANDONED_S = 24 * 3600  # what a writer that was killed left is removed once it is so old
 MOST_THREADS = 16
 MANY = 2000  # files, of which the decoding is shown with a bar
 MARGIN = 0.8  # of the memory that is free may be filled; training needs some as well
@@ -111,7 +108,8 @@ def read_pictures(
     Raises: DataError for files that are no pictures (unless `skip_bad`), for several sizes where none is given, and
     for more than fits into memory; StorageError where the cache cannot be written.
     """
-    bad = {str(path): f"{path}: expected pictures in folders of classes, got one beside them" for path in misplaced}
+    beside = "expected pictures in folders of classes, got one beside them"
+    bad = {str(path): printable(f"{path}: {beside}") for path in misplaced}
     if cache == "disk":
         pixels, found = on_disk(root, files, size, grey, workers)
     else:
@@ -174,9 +172,10 @@ def decode(
             job = run(files, size, exact, False, False, workers, allocate)
     if job.other_sizes:
         row = min(job.other_sizes)
+        other, usual = (printable(str(files[at])) for at in (row, len(wrong)))
         raise DataError(
-            f"{files[row]}: expected {text(size)} pixels as in {files[len(wrong)]}, got {text(job.other_sizes[row])}; "
-            "pictures of several sizes need one to be brought to: pass size=128, say, or size=(height, width)"
+            f"{other}: expected {text(size)} pixels as in {usual}, got {text(job.other_sizes[row])}; pictures of "
+            "several sizes need one to be brought to: pass size=128, say, or size=(height, width)"
         )
     return compact(job), job.bad
 
@@ -239,13 +238,18 @@ def compact(job: Job) -> Pixels:
 
 def in_memory(shape: tuple[int, ...]) -> Pixels:
     """An array, if there is room for it. Raises DataError."""
-    needed, free = int(np.prod(shape)), free_memory()
+    needed, free = math.prod(shape), free_memory()
     if free is not None and needed > MARGIN * free:
         raise DataError(
             f"{shape[0]} pictures of {text(shape[-2:])} pixels need {megabytes(needed)} of memory, got "
             f'{megabytes(free)} that are free; pass cache="disk", or a smaller size'
         )
-    return np.empty(shape, np.uint8)
+    try:
+        return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError):
+        raise DataError(
+            f"{shape[0]} pictures of {text(shape[-2:])} pixels do not fit into memory; pass a smaller size"
+        ) from None
 
 
 def free_memory() -> int | None:
@@ -269,8 +273,16 @@ def cores() -> int:
 
 def named(path: Path, error: DataError) -> str:
     """What is wrong with a file, beginning with its path."""
-    message = str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}"
-    return message.encode("utf-8", "backslashreplace").decode()  # a name may hold bytes that are no text
+    return printable(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}")
+
+
+def printable(message: str) -> str:
+    """A message in one line that any terminal takes: names of files may hold line breaks, and bytes that are no text.
+
+    >>> printable("a\\nb.png")
+    'a\\\\nb.png'
+    """
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in message)
 
 
 def text(size: Sequence[int]) -> str:
@@ -294,7 +306,7 @@ def on_disk(
     root: Path, files: Sequence[Path], size: tuple[int, int] | None, grey: bool | None, workers: int | None
 ) -> tuple[Pixels, dict[int, str]]:
     """The pixels in a file of the cache, mapped for reading; decoded now if none is there."""
-    target = cache_folder() / FOLDER / key_of(root, files, size, grey)
+    target = cache_folder() / IMAGES / key_of(root, files, size, grey)
     found = mapped(target, len(files))
     if found is None:
         write(target, files, size, grey, workers)
@@ -328,29 +340,25 @@ def mapped(target: Path, files: int) -> tuple[Pixels, dict[int, str]] | None:
         whole = index["format"] == FORMAT and list(pixels.shape) == index["shape"] and pixels.dtype == np.uint8
     except (OSError, ClearloopError, ValueError, LookupError, TypeError, AttributeError, EOFError):  # in whatever way
         return None
-    return (pixels[: files - len(bad)], bad) if whole and len(pixels) == (files if len(bad) < files else 1) else None
+    whole = whole and len(pixels) == (files if len(bad) < files else 1)
+    return (pixels[: files - len(bad)], bad) if whole and keep_in_use(target, pixels._mmap) else None
 
 
 def write(
     target: Path, files: Sequence[Path], size: tuple[int, int] | None, grey: bool | None, workers: int | None
 ) -> None:
-    """Decode into a file under a temporary name, and rename its folder at the end: half of it is never seen."""
-    disk = durable.current()
-    durable.make_directory(target.parent)
-    sweep(target, ABANDONED_S)
-    temporary = target.with_name(f".tmp-{target.name}-{uuid4().hex}")
-    try:
-        disk.mkdir(temporary)
-        place = Reserved(temporary / PIXELS)
+    """Decode into a file of the cache."""
+
+    def fill(folder: Path) -> None:
+        place = Reserved(folder / PIXELS)
         _, bad = decode(files, size, grey, workers, place)
         index = {"format": FORMAT, "shape": place.finish(), "bad": {str(row): bad[row] for row in sorted(bad)}}
-        durable.write_file(temporary / INDEX, durable.dumps_strict(index))
-        if os.path.lexists(target) and mapped(target, len(files)) is None:
-            shutil.rmtree(target, ignore_errors=True)  # damaged
-        with contextlib.suppress(StorageError):  # another process was faster; what else it may be is seen on reading
-            disk.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        durable.write_file(folder / INDEX, durable.dumps_strict(index))
+
+    def stands(folder: Path) -> bool:
+        return mapped(folder, len(files)) is not None
+
+    write_at_once(target, fill, stands=stands, abandoned=f"{TEMPORARY}*")  # all: the same files may never come again
 
 
 class Reserved:
@@ -365,9 +373,9 @@ class Reserved:
 
     def __call__(self, shape: tuple[int, ...]) -> Pixels:
         """An array of zeros. Raises StorageError where the disk has no room for it."""
-        needed = int(np.prod(shape))
+        needed = math.prod(shape)
         try:
-            free = shutil.disk_usage(self.path.parent).free
+            free = make_room(needed)
             if needed > free:
                 raise StorageError(
                     f"{shape[0]} decoded pictures need {megabytes(needed)} in {self.path.parent.parent}, and "

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import sys
 import tarfile
 import urllib.error
@@ -104,11 +105,12 @@ class Transfer:
             with self._open() as answer:
                 self._begin(answer)
                 while block := answer.read(BLOCK):
+                    check_amount(self.url, 1, self.done + len(block))
                     durable.current().append(self.target, block)
                     self.digest.update(block)
                     self.done += len(block)
                     self.show(self.done, self.total)
-        except StorageError:
+        except (StorageError, DataError):
             raise
         except urllib.error.HTTPError as error:
             error.close()
@@ -217,10 +219,15 @@ def unpack(archive: Path, folder: Path, source: str) -> None:
     disk = durable.current()
     disk.mkdir(folder)
     links, count, total = [], 0, 0
+    free = shutil.disk_usage(folder).free
     try:
         for member in members(archive):
             count, total = count + 1, total + member.size
             check_amount(source, count, total)
+            if total > free:
+                raise StorageError(
+                    f"{source}: unpacked it needs {total} bytes or more, and {free} are free; free space"
+                )
             place = inside(source, folder, member.name)
             if member.kind == "device":
                 raise DataError(f"{source}: expected files and folders, got a device or pipe: {member.name!r}")

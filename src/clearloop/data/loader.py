@@ -129,20 +129,23 @@ class DataLoader:
 
     def batches(self, epoch: int, start: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
         """The batches of `epoch` from the `start`-th on, on `device`."""
-        if self.num_workers and isinstance(self.dataset, ItemDataset):
-            return self._worked_batches(epoch, start, device)
-        index_batches = islice(self.index_batches(epoch), start, None)
+        return self.load(islice(self.index_batches(epoch), start, None), epoch, device)
+
+    def load(self, index_batches: Iterable[Indices], epoch: int, device: torch.device) -> Iterator[Batch]:
+        """The batches with these indices, as `epoch` has them."""
         if isinstance(self.dataset, ItemDataset):
+            if self.num_workers:
+                return self._worked_batches(index_batches, epoch, device)
             return (self._items(self.dataset, indices, epoch, device) for indices in index_batches)
         return self._gathered(self.dataset, index_batches, epoch, device)
 
-    def _worked_batches(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
+    def _worked_batches(self, index_batches: Iterable[Indices], epoch: int, device: torch.device) -> Iterator[Batch]:
         """Batches from worker processes; who iterates beside somebody else gets processes of their own."""
         assert isinstance(self.dataset, ItemDataset)
         if not self._idle_workers:
             self._idle_workers.append(_Workers(self.dataset, self.seed, self.num_workers, self.collate_fn))
         workers = self._idle_workers.pop()
-        index_batches = list(islice(self.index_batches(epoch), start, None))
+        index_batches = list(index_batches)
         try:
             for indices, batch in zip(index_batches, workers.batches(epoch, index_batches), strict=True):
                 yield self._augmented(to_device(batch, device), indices, epoch, device)

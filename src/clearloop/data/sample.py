@@ -7,24 +7,21 @@ import hashlib
 import io
 import os
 import re
-import shutil
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 from torch import Tensor
 
 from clearloop import durable
 from clearloop.data import download
+from clearloop.data.cache import TEMPORARY, cache_folder, write_at_once
 from clearloop.data.idx import read_idx
 from clearloop.data.mnist import MNIST_FOLDER, mnist
-from clearloop.errors import CheckpointError, ConfigError, DataError, StorageError
+from clearloop.errors import CheckpointError, ConfigError, DataError
 
 ABANDONED_S = 3600  # what a writer that was killed left is removed once it is so old; writing takes seconds
-DOWNLOAD_ABANDONED_S = 24 * 3600
 LABELS = "labels.csv"
 ARCHIVES, FILES, RECORD = "archives", "files", "archive.json"  # where archives are unpacked, and what each was
 
@@ -76,14 +73,6 @@ def untar_data(url: str, sha256: str | None = None) -> Path:
     return target
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: `$CLEARLOOP_HOME`, or `clearloop` in the user's cache."""
-    home, cache = os.environ.get("CLEARLOOP_HOME", ""), os.environ.get("XDG_CACHE_HOME", "")
-    if home:
-        return Path(home).expanduser().absolute()
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "clearloop"
-
-
 def unpacked(url: str, sha256: str | None) -> Path:
     """The folder of an archive, fetched and unpacked if it is not there."""
     ending = download.check_url(url, sha256)
@@ -96,7 +85,7 @@ def unpacked(url: str, sha256: str | None) -> Path:
             durable.current().unlink(folder / "archive")
             durable.current().write(folder / RECORD, durable.dumps_strict({"url": url, "sha256": found}))
 
-        write_at_once(target, fill, DOWNLOAD_ABANDONED_S)
+        write_at_once(target, fill, abandoned=f"{TEMPORARY}*")  # all of it: an address may never be asked for again
     try:
         found = durable.loads_strict((target / RECORD).read_bytes(), str(target / RECORD))["sha256"]
     except (OSError, CheckpointError, LookupError, TypeError) as error:
@@ -130,25 +119,7 @@ def only_folder(folder: Path) -> Path:
 
 def write_collection(url: str, target: Path) -> None:
     """Write all pictures of one of `URLs`."""
-    write_at_once(target, lambda folder: write_pictures(url, folder))
-
-
-def write_at_once(target: Path, fill: Callable[[Path], None], older_than_s: float = ABANDONED_S) -> None:
-    """Fill a folder of a temporary name and rename it at the end, so that half of it is never seen."""
-    disk = durable.current()
-    durable.make_directory(target.parent)
-    sweep(target, older_than_s)
-    temporary = target.with_name(f".tmp-{target.name}-{uuid4().hex}")
-    try:
-        disk.mkdir(temporary)
-        fill(temporary)
-        try:
-            disk.rename(temporary, target)
-        except StorageError:
-            if not target.is_dir():  # otherwise another process was faster: its folder is as good
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    write_at_once(target, lambda folder: write_pictures(url, folder), older_than_s=ABANDONED_S)
 
 
 def write_pictures(url: str, folder: Path) -> None:
@@ -199,11 +170,3 @@ def check_whole(url: str, folder: Path) -> None:
                 raise DataError(f"{folder / name}: expected a picture, got {came}; remove {folder} and call again")
     if url == URLs.MNIST_SAMPLE and not (folder / LABELS).is_file():
         raise DataError(f"{folder / LABELS}: expected the table of labels, got none; remove {folder} and call again")
-
-
-def sweep(target: Path, older_than_s: float = ABANDONED_S) -> None:
-    """Remove what writers of `target` that were killed left beside it."""
-    for path in target.parent.glob(f".tmp-{target.name}-*"):
-        with contextlib.suppress(OSError):  # another process may do the same
-            if time.time() - path.stat().st_mtime > older_than_s:
-                shutil.rmtree(path, ignore_errors=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clearloop.data.dataset import Indices
 from clearloop.errors import ConfigError
 from clearloop.rng import fold
 
@@ -94,12 +95,28 @@ class WeightedSampler:
         return torch.multinomial(self.weights, self.draws, replacement=True, generator=generator)
 
 
-def shard(indices: Tensor, rank: int, world_size: int) -> Tensor:
+def size(indices: Indices) -> int:
+    """How many samples there are in a batch of indices.
+
+    >>> size(slice(3, 8)), size(torch.tensor([4, 2]))
+    (5, 2)
+    """
+    return indices.stop - indices.start if isinstance(indices, slice) else len(indices)
+
+
+def shard(indices: Indices, rank: int, world_size: int) -> Indices:
     """The part of one global batch that a process takes: contiguous, sizes differing by one at most.
 
     The shards of all ranks, joined, are the batch itself, so the global batch is that of a single process.
 
     >>> [shard(torch.arange(7), rank, 3).tolist() for rank in range(3)]
     [[0, 1, 2], [3, 4], [5, 6]]
+    >>> [shard(slice(10, 17), rank, 3) for rank in range(3)]
+    [slice(10, 13, None), slice(13, 15, None), slice(15, 17, None)]
     """
-    return torch.tensor_split(indices, world_size)[rank]
+    each, larger = divmod(size(indices), world_size)
+    start = rank * each + min(rank, larger)
+    stop = start + each + (rank < larger)
+    if isinstance(indices, slice):
+        return slice(indices.start + start, indices.start + stop)
+    return indices[start:stop]

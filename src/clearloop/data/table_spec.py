@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NoReturn, get_args
@@ -11,12 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from clearloop.data.arrays import from_numpy
-from clearloop.data.table_files import Table, plain
+from clearloop.data.table_columns import Table, plain
 from clearloop.errors import ConfigError, DataError
 
 Kind = Literal["regression", "binary", "classes"]
 InputKind = Literal["number", "date", "category"]
 
+LOST = 1e-3  # of the targets' deviation may be lost when they become float32
 FEW = 20  # up to so many different whole numbers may be classes
 IDENTIFIERS = (
     20  # text with more different values than this, in more than half of the rows, tells rows apart, not kinds
@@ -163,7 +165,12 @@ class Target:
         if self.classes is None:
             numbers = table.numbers(self.name)
             _require_targets(np.isnan(numbers), table, self.name)
-            return from_numpy(numbers.astype(np.float32)).unsqueeze(1)  # (rows,) -> (rows, 1), the shape of predictions
+            with np.errstate(over="ignore"):
+                narrow = numbers.astype(np.float32)
+            if not np.isfinite(narrow).all():
+                row = int(np.abs(numbers).argmax())
+                raise DataError(f"{table.place(row, self.name)}: {numbers[row]:g} is too large a target; divide them")
+            return from_numpy(narrow).unsqueeze(1)  # (rows,) -> (rows, 1), the shape of predictions
         names = class_names(table, self.name)
         found = codes(names, self.classes) - 1
         unknown = found < 0
@@ -202,6 +209,7 @@ def choose_target(table: Table, name: str, kind: Kind | None = None) -> Target:
         if len(different) < 2:
             _refuse_one_value(plain(float(different[0])), table, name)
     if numbers is not None and kind == "regression":
+        _check_precision(numbers, table, name)
         low, high = plain(float(different[0])), plain(float(different[-1]))
         return Target(name, kind, None, f"target {name!r}: regression, {len(different):,} numbers from {low} to {high}")
     names = class_names(table, name)
@@ -301,11 +309,26 @@ def _category(name: str, values: Any, asked_for: bool) -> Column | str:
 def codes(values: Any, categories: Sequence[str | None]) -> Any:
     """The place of each value among `categories`, counted from 1, or 0 where it is none of them: int64 (rows,).
 
-    >>> codes(["b", "?", "a"], ["a", "b"]).tolist()
-    [2, 0, 1]
+    What is none of them letter for letter may be one in another spelling.
+
+    >>> codes(["b", "?", "a"], ["a", "b"]).tolist(), codes(["true", "3", "3.5"], ["3.0", "True"]).tolist()
+    ([2, 0, 1], [2, 1, 0])
     """
-    known = {category: place for place, category in enumerate(categories, 1)}
-    return np.fromiter((known.get(value, 0) for value in values), np.int64, len(values))
+    places = range(len(categories), 0, -1)  # of two that are alike, the first counts
+    known = {spelling(categories[place - 1]): place for place in places}
+    known |= {categories[place - 1]: place for place in places}
+    return np.fromiter((known.get(value, known.get(spelling(value), 0)) for value in values), np.int64, len(values))
+
+
+def spelling(value: str | None) -> str | None:
+    """One spelling for what files, programs and libraries write in several: booleans, and whole numbers.
+
+    >>> spelling("TRUE"), spelling("3.0"), spelling("3.10"), spelling("007")
+    ('true', '3', '3.10', '007')
+    """
+    if value is None or value.lower() in ("true", "false"):
+        return value and value.lower()
+    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", value)
 
 
 def class_names(table: Table, name: str) -> Any:
@@ -316,6 +339,21 @@ def class_names(table: Table, name: str) -> Any:
         numbers = table.numbers(name)
         values[:] = [plain(number) for number in numbers.tolist()]
     return values
+
+
+def _check_precision(numbers: Any, table: Table, name: str) -> None:
+    """Raise DataError for targets whose differences float32, in which models compute, does not tell apart."""
+    where = f"{table.where}, column {name!r}"
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost, spread = float(np.abs(numbers.astype(np.float32) - numbers).max()), float(numbers.std())
+    if not math.isfinite(lost) or not math.isfinite(spread):
+        row = int(np.abs(numbers).argmax())
+        raise DataError(f"{table.place(row, name)}: {numbers[row]:g} is too large a target; divide all of them")
+    if lost > LOST * spread:
+        raise DataError(
+            f"{where}: targets of about {numbers.mean():.6g} differ by {spread:.2g} or so, which models, in float32, "
+            "cannot tell; subtract a number from all of them"
+        )
 
 
 def _counted(values: Any) -> dict[Any, int]:
@@ -343,12 +381,18 @@ def _check_classes(counts: dict[Any, int], kind: Kind | None, names: Any, table:
             f"{where}: expected classes, got {len(counts):,} different values in {len(table):,} rows; choose another "
             "target, or kind='regression' for numbers"
         )
+    spellings: dict[Any, str] = {}
+    for value in counts:
+        if spellings.setdefault(spelling(value), value) != value:
+            one, other = sorted((value, spellings[spelling(value)]))
+            raise DataError(f"{where}: the classes {one!r} and {other!r} are one, written in two ways; write it in one")
     single = next((value for value, count in counts.items() if count == 1), None)
     if single is not None:
         row = int(np.flatnonzero(names == single)[0])
+        number = ", or give kind='regression'" if table.kind(name) == "number" else ""
         raise DataError(
             f"{table.place(row, name)}: the class {single!r} has this row alone; it needs two or more, to train on and "
-            "to validate with: remove it, or join it with another class"
+            f"to validate with: remove it, or join it with another class{number}"
         )
 
 

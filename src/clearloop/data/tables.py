@@ -13,7 +13,8 @@ from clearloop.component import remember
 from clearloop.data.dataset import TensorDataset, random_split
 from clearloop.data.loader import DataLoader, draw_seed, seeded
 from clearloop.data.loaders import DataLoaders, split_indices
-from clearloop.data.table_files import Table, read_table
+from clearloop.data.table_columns import Table
+from clearloop.data.table_files import read_table
 from clearloop.data.table_spec import Kind, TableSpec, Target, choose_target, fit_spec
 from clearloop.errors import DataError
 
@@ -151,7 +152,10 @@ def split_rows(targets: Tensor, valid_share: float, stratify: bool, seed: int) -
         )
     if not stratify:
         return split_indices(len(targets), valid_share, seed)
-    train, valid = random_split(TensorDataset(targets), (1 - valid_share, valid_share), seed, stratify=targets)
+    try:
+        train, valid = random_split(TensorDataset(targets), (1 - valid_share, valid_share), seed, stratify=targets)
+    except DataError as error:
+        raise DataError(f"{error}; add rows, hold out another share, or give valid_path") from None
     return train.indices, valid.indices
 
 
