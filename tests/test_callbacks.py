@@ -5,25 +5,38 @@ from __future__ import annotations
 import copy
 import math
 import signal
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+import clearloop
+import cli_tools
 from clearloop import (
     EMA,
     Callback,
     Checkpoints,
     ConfigError,
+    CSVLogger,
+    DataError,
     DataLoader,
     EarlyStopping,
     Learner,
     Progress,
+    SaveReconstructions,
+    SyncBatchNorm,
+    TensorBoard,
     TensorDataset,
+    Timing,
     accuracy,
     error_rate,
+    reconstruct,
 )
 from clearloop.adapters import by_name
 from clearloop.callback import overriding
@@ -52,6 +65,12 @@ def net() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 3))
+
+
+def linear(inputs: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Linear(inputs, 4)
 
 
 def learner(cbs: Any = (), valid: bool = True, **options: Any) -> Learner:
@@ -307,8 +326,26 @@ CALLBACKS = {
     "EMA": lambda tmp_path: EMA(0.9),
     "Progress": lambda tmp_path: Progress(stream=(tmp_path / "out.txt").open("w")),
     "Checkpoints": lambda tmp_path: Checkpoints(tmp_path / "run", every=2),
+    "CSVLogger": lambda tmp_path: CSVLogger(every=2, folder=tmp_path),
+    "TensorBoard": lambda tmp_path: TensorBoard(every=2, folder=tmp_path),
+    "Timing": lambda tmp_path: Timing(log=lambda line: None),
+    "SaveReconstructions": lambda tmp_path: SaveReconstructions(2, tmp_path / "plots", n=2),
+    "SyncBatchNorm": lambda tmp_path: SyncBatchNorm(),
 }
+ELSEWHERE = {"WandB", "MLflow"}  # in test_loggers_online.py, as their packages are heavy
 CHANGES_EVALUATION = {"EMA"}
+
+
+def reconstructing(cbs: Any = (), model: nn.Module | None = None, valid: bool = True, lr: float = 0.1) -> Learner:
+    """A Learner of a small autoencoder with batch norm and dropout, on pictures of 2 x 2 pixels."""
+    pictures = torch.rand(30, 1, 2, 2, generator=torch.Generator().manual_seed(3))
+    dataset = TensorDataset(pictures, pictures.flatten(1))
+    dls = (DataLoader(dataset, 8, shuffle=True, seed=4), DataLoader(dataset, 16) if valid else None)
+    model = model or nn.Sequential(nn.Flatten(), net(), linear(3), nn.Sigmoid())
+    return Learner(dls, model, F.mse_loss, lr=lr, cbs=cbs, seed=0, device="cpu")
+
+
+LEARNERS = {"SaveReconstructions": reconstructing}  # of what a callback is for, where it is not for all
 
 
 @pytest.fixture(params=CALLBACKS)
@@ -322,6 +359,7 @@ def make(request, tmp_path):
         return made[-1]
 
     make_one.name = request.param
+    make_one.learner = LEARNERS.get(request.param, learner)
     yield make_one
     for callback in made:
         if getattr(callback, "_stream", None) is not None:
@@ -329,12 +367,17 @@ def make(request, tmp_path):
 
 
 def test_every_callback_of_the_library_is_here():
-    public = {cls.__name__ for cls in Callback.__subclasses__() if cls.__module__.startswith("clearloop.")}
-    assert public == set(CALLBACKS)
+    def below(cls):
+        return {cls, *(inner for subclass in cls.__subclasses__() for inner in below(subclass))}
+
+    public = {name for name in clearloop.__all__ if isinstance(getattr(clearloop, name), type)}
+    ours = {cls.__name__ for cls in below(Callback) if cls.__module__.startswith("clearloop.")}
+    assert ours & public - {"Callback"} == set(CALLBACKS) | ELSEWHERE
+    assert ours - public == {"Logger"}  # what the loggers share
 
 
 def test_a_callback_does_not_change_training(make):
-    plain, with_callback = learner(), learner(make())
+    plain, with_callback = make.learner(), make.learner(make())
     for learn in (plain, with_callback):
         learn.fit(2, quiet=True)
     assert with_callback.history.losses == plain.history.losses
@@ -346,7 +389,7 @@ def test_a_callback_does_not_change_training(make):
 
 def test_the_state_of_a_callback_goes_over_to_another_one(make):
     first = make("one")
-    learn = learner(first)
+    learn = make.learner(first)
     learn.fit(2, quiet=True)
     state = copy.deepcopy(first.state_dict())
     second = make("two")
@@ -376,7 +419,7 @@ def test_a_callback_survives_a_fit_that_fails_and_one_that_follows(make):
 
         failed = False
 
-    learn = learner([make(), Fails()])
+    learn = make.learner([make(), Fails()])
     with pytest.raises(ZeroDivisionError):
         learn.fit(1, quiet=True)
     learn.fit(1, quiet=True)
@@ -573,3 +616,146 @@ def test_averages_are_steadier_than_the_weights():
 def test_a_decay_that_is_none_is_refused(decay):
     with pytest.raises(ConfigError, match="decay must lie between 0 and 1"):
         EMA(decay)
+
+
+# -- reconstructions ---------------------------------------------------------------------------------------------------
+
+
+def drawn(folder: Path) -> list[int]:
+    """After how many epochs there is a picture."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert all(name.startswith("reconstructions-epoch-") and name.endswith(".png") for name in names), names
+    return [int(name.removesuffix(".png").rsplit("-", 1)[1]) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"), [(2, 5, [1, 2, 4, 5]), (10, 2, [1, 2]), (1, 3, [1, 2, 3]), (3, 3, [1, 3])]
+)
+def test_reconstructions_are_drawn_after_the_first_every_so_many_and_the_last_epoch(every, epochs, expected, tmp_path):
+    reconstructing(SaveReconstructions(every, tmp_path / "new" / "plots", n=2)).fit(epochs, quiet=True)
+    assert drawn(tmp_path / "new" / "plots") == expected
+    for path in (tmp_path / "new" / "plots").iterdir():
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+
+
+def test_the_last_reconstructions_are_those_of_an_epoch_that_ended_a_fit_early(tmp_path):
+    stopping = EarlyStopping("train_loss", patience=1, min_delta=100.0)
+    learn = reconstructing([SaveReconstructions(50, tmp_path, n=2), stopping])
+    learn.fit(40, quiet=True)
+    assert drawn(tmp_path) == [1, 2] == [1, len(learn.history.epochs)]
+
+
+def test_reconstructions_show_the_averaged_weights_where_there_are_any(tmp_path, monkeypatch):
+    seen = []
+    original = reconstruct.reconstructions
+
+    def look(learn, n):
+        found = original(learn, n=n)
+        seen.append(found.reconstructions)
+        return found
+
+    monkeypatch.setattr(reconstruct, "reconstructions", look)
+    plain, averaged = (reconstructing([*cbs, SaveReconstructions(1, tmp_path, n=3)]) for cbs in ([], [EMA(0.99)]))
+    plain.fit(1, quiet=True)
+    averaged.fit(1, quiet=True)
+    assert [len(rows) for rows in seen] == [1, 3, 1, 3]  # a look before the fit, a picture after it
+    assert not torch.equal(seen[1], seen[3])
+    assert torch.equal(plain.model[2].weight, averaged.model[2].weight)
+
+
+def test_a_run_that_is_stopped_and_resumed_has_all_reconstructions_in_its_folder(tmp_path):
+    class Kill(Callback):
+        order = 95  # the picture is there, and the checkpoint is not
+        recorded = False
+
+        def after_epoch(self, learn):
+            if learn.epoch == 4 and learn.run.steps < 4 * STEPS and not (tmp_path / "dead").exists():
+                (tmp_path / "dead").touch()
+                raise KeyError("as if it were killed")
+
+    cbs = [SaveReconstructions(2, n=2), Checkpoints(tmp_path / "run", every=None)]
+    with pytest.raises(KeyError):
+        reconstructing([*cbs, Kill()], nn.Sequential(nn.Flatten(), linear(4))).fit(5, quiet=True)
+    plots = tmp_path / "run" / "plots"
+    assert drawn(plots) == [1, 2, 4]
+    kept = {path.name: path.read_bytes() for path in plots.iterdir()}
+    (plots / "reconstructions-epoch-0004.png").unlink()
+    process = subprocess.Popen(["true"])  # whose id belongs to nobody once it is waited for
+    process.wait()
+    (plots / f".tmp-reconstructions-epoch-0004.png-{process.pid}").write_bytes(b"half")
+    own = {"dls": reconstructing().dls, "model": nn.Sequential(nn.Flatten(), linear(4))}
+    again = Learner.load(tmp_path / "run", **own)
+    assert [type(cb).__name__ for cb in again.cbs] == ["SaveReconstructions", "Checkpoints"]
+    assert (again.cbs[0].every, again.cbs[0].n, again.cbs[0].folder) == (2, 2, None)
+    again.resume(quiet=True)
+    assert drawn(plots) == [1, 2, 4, 5]
+    assert {name: (plots / name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("make", "learn", "error", "message"),
+    [
+        (lambda path: SaveReconstructions(), reconstructing, ConfigError, 'pass folder="..."'),
+        (lambda path: SaveReconstructions(folder=path), learner, DataError, "expected float pictures"),
+        (
+            lambda path: SaveReconstructions(folder=path),
+            lambda cb: reconstructing(cb, valid=False),
+            ConfigError,
+            "validation set, and there is none",
+        ),
+    ],
+)
+def test_reconstructions_that_cannot_be_drawn_are_refused_before_the_first_step(make, learn, error, message, tmp_path):
+    made = learn(make(tmp_path / "plots"))
+    with pytest.raises(error, match=message):
+        made.fit(1, quiet=True)
+    assert made.history.steps == 0
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("kwargs", [{"every": 0}, {"every": 1.5}, {"every": True}, {"n": 0}, {"n": 65}])
+def test_numbers_of_reconstructions_that_cannot_be_are_refused(kwargs):
+    with pytest.raises(ConfigError, match="must be a whole number from 1"):
+        SaveReconstructions(**kwargs)
+
+
+def test_a_disk_that_takes_no_picture_does_not_end_the_training(tmp_path):
+    (tmp_path / "plots").write_text("a file where the folder is to be")
+    plain, watched = reconstructing(), reconstructing(SaveReconstructions(1, tmp_path / "plots", n=2))
+    plain.fit(1, quiet=True)
+    with pytest.warns(RuntimeWarning, match="no picture of the reconstructions after epoch 1"):
+        watched.fit(1, quiet=True)
+    assert watched.history.losses == plain.history.losses
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("autoencoder --hidden 4 --code 2", [1, 3]),
+        ("autoencoder --hidden 4 --code 2 --reconstructions-every 2", [1, 2, 3]),
+        ("linear", []),
+    ],
+)
+def test_the_command_line_draws_reconstructions_of_pictures(model, expected, tmp_path):
+    data = cli_tools.write_idx(tmp_path / "digits", 60, 20)
+    done = cli_tools.clearloop(
+        "train", data, "-n", 3, "-b", 30, "-q", "-o", tmp_path / "run", "--model", *model.split()
+    )
+    assert (done.code, done.err) == (0, "")
+    names = (path.name for path in (tmp_path / "run" / "plots").iterdir() if path.name != "loss.png")
+    assert sorted(names) == [f"reconstructions-epoch-{epoch:04d}.png" for epoch in expected]
+
+
+def test_the_command_line_draws_no_reconstructions_where_there_are_no_pictures(tmp_path):
+    rows = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez(tmp_path / "rows.npz", x=rows, y=rows)
+    options = ["--model", "autoencoder", "--hidden", "4", "--code", "2", "-n", 1, "-q", "-o", tmp_path / "run"]
+    assert cli_tools.clearloop("train", tmp_path / "rows.npz", *options).code == 0
+    assert not list((tmp_path / "run" / "plots").glob("reconstructions*"))
+    refused = cli_tools.clearloop(
+        "train", tmp_path / "rows.npz", *options[:-1], tmp_path / "2", "--reconstructions-every", "2"
+    )
+    assert "expected float pictures" in refused.err
+    assert not (tmp_path / "2").exists()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from clearloop import rng
+from clearloop import nvml, rng
 from clearloop.callback import Callback
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Progress(Callback):
     order = 50
     interval = None
     recorded = False
+    writes = True
 
     def __init__(self, stream: TextIO | None = None, log: Callable[[str], None] | None = None) -> None:
         self._stream, self._log = stream, log  # private: where output goes is no part of what a run is
@@ -153,6 +154,9 @@ class Progress(Callback):
             details.append(f"{duration(left_s)} left")
         if history.lrs:
             details.append(f"lr {history.lrs[-1]:.3g}")
+        reading = nvml.read(learn.device)
+        if reading is not None:
+            details.append(str(reading))
         if self._speed.steps_per_s:
             counts = history.counts[-SMOOTHED_STEPS:]
             if all(isinstance(count, int) for count in counts):
