@@ -1,0 +1,79 @@
+"""K models of one architecture as one: weights and buffers with a leading dimension of K, run by `torch.func.vmap`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from clearloop.errors import ModelError
+from clearloop.losses import LossFunc
+
+
+class Stack:
+    """Weights and buffers of K models, and what can be done with all of them at once.
+
+    Args: `models`, of one architecture, all on one device; `loss_func`, (preds, targets) -> 0-d tensor.
+
+    Batch norm works: its statistics are stacked too. Dropout draws a mask of its own for each member.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], loss_func: LossFunc) -> None:
+        parameters, self.buffers = stack_module_state([model.train() for model in models])
+        frozen = {name for name, parameter in models[0].named_parameters() if not parameter.requires_grad}
+        self.weights = {name: p.detach() for name, p in parameters.items() if name not in frozen}
+        self.buffers |= {name: p.detach() for name, p in parameters.items() if name in frozen}
+        self.model = copy.deepcopy(models[0]).to("meta")
+        self.loss_func = loss_func
+        self._gradients = vmap(grad_and_value(self._loss), in_dims=(0, 0, 0, 0), randomness="different")
+        self._forward = vmap(self._preds, in_dims=(0, 0, None), randomness="different")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.weights.values())))
+
+    def gradients(self, inputs: Any, targets: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients by weight, each (K, …), and losses (K,); batches are (K, batch_size, …), one a member.
+
+        Raises: ModelError where the model does something that vmap cannot follow.
+        """
+        self.model.train()
+        try:
+            return self._gradients(self.weights, self.buffers, inputs, targets)
+        except RuntimeError as error:
+            raise ModelError(
+                f"this model cannot be trained as a stack: {first_line(error)}; train its members one by one, or "
+                "write that layer with operations that torch.func.vmap knows"
+            ) from error
+
+    @torch.no_grad()
+    def preds(self, inputs: Any) -> Any:
+        """What each member gives for one batch: (K, batch_size, …), in evaluation mode."""
+        self.model.eval()
+        return self._forward(self.weights, self.buffers, inputs)
+
+    def keep(self, members: Tensor) -> None:
+        """Go on with some of the members: int64 of shape (those that stay,)."""
+        self.weights = {name: tensor[members] for name, tensor in self.weights.items()}
+        self.buffers = {name: tensor[members] for name, tensor in self.buffers.items()}
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The weights and buffers of one member, copied: for `model.load_state_dict`."""
+        return {name: tensor[member].clone() for name, tensor in (self.weights | self.buffers).items()}
+
+    def _preds(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any) -> Any:
+        return functional_call(self.model, (weights, buffers), inputs if isinstance(inputs, tuple) else (inputs,))
+
+    def _loss(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
+        return self.loss_func(self._preds(weights, buffers, inputs), targets)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without what torch adds below."""
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+Make = Callable[[], nn.Module]

@@ -1,0 +1,270 @@
+"""Sweeps: K models with their own learning rates, decays and seeds, trained together in one program."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from clearloop import rng, schedules
+from clearloop.component import describe
+from clearloop.data.augment import sample_keys
+from clearloop.data.loader import DataLoader
+from clearloop.data.sampler import ShuffleSampler
+from clearloop.errors import ConfigError, DataError
+from clearloop.history import weighted_mean
+from clearloop.step import pair
+from clearloop.sweeping.results import Member, Setting, Sweep
+from clearloop.sweeping.stack import Stack
+from clearloop.sweeping.updates import StackedUpdate, stacked_update
+from clearloop.tree import length, to_device, tree_map
+
+if TYPE_CHECKING:
+    from clearloop.learner import Learner
+
+Shape = Literal["constant", "one-cycle", "cosine"]
+
+
+def sweep(
+    learn: Learner,
+    epochs: int,
+    *,
+    lr: float | Sequence[float] | None = None,
+    weight_decay: float | Sequence[float] | None = None,
+    momentum: float | Sequence[float] | None = None,
+    seeds: int | Sequence[int] = 1,
+    schedule: Shape = "constant",
+    model: Callable[[], nn.Module] | None = None,
+    by: str | None = None,
+    quiet: bool = False,
+) -> Sweep:
+    """Train a model with every setting and seed at once, and compare the settings.
+
+    A member's result is that of a run of its own, up to rounding: `Learner(…, seed=seed)` on a loader with that seed,
+    its weights made under `torch.manual_seed(seed)`; dropout masks, which a single run draws in another order, are
+    the one difference. The Learner is left as it is.
+
+    Args:
+        learn: data, architecture, loss, optimizer, metrics, clipping and device.
+        lr, weight_decay, momentum: values to try, all combinations; what is left out is the Learner's.
+        seeds: how many, from 0 on, or which: of first weights, batch order and dropout.
+        schedule: of the learning rate, over all epochs, with the member's own as the largest.
+        model: makes a new model; needed where the Learner's is not one of `clearloop.models`.
+        by: the column that decides, "valid_loss" or a metric; the first metric when None.
+        quiet: print nothing; else a line an epoch, the table and the verdict.
+
+    Raises: ConfigError for what cannot be swept, ModelError for a model that `torch.func.vmap` cannot follow.
+
+    >>> import clearloop as cl
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> dls = cl.DataLoaders(cl.DataLoader(cl.TensorDataset(x, 2 * x), 16, shuffle=True, seed=0), cl.DataLoader(
+    ...     cl.TensorDataset(x, 2 * x), 64))
+    >>> learn = cl.Learner(dls, cl.models.linear(1, 1), device="cpu")
+    >>> found = cl.sweep(learn, 3, lr=[0.001, 0.3], seeds=3, quiet=True)
+    >>> found.best, len(found.members)
+    (Setting(lr=0.3, weight_decay=None, momentum=None), 6)
+    """
+    if epochs < 1:
+        raise ConfigError(f"epochs must be 1 or more, got {epochs}")
+    members = members_of(learn, lr, weight_decay, momentum, seeds)
+    names = ["train_loss", *([] if learn.dls.valid is None else ["valid_loss", *(m.name for m in learn.metrics)])]
+    by = by or names[min(2, len(names) - 1)]
+    if by not in names:
+        raise ConfigError(f"by must be one of {', '.join(names)}, got {by!r}")
+    _Training(learn, members, model, schedule, epochs).run(lambda line: None if quiet else print(line, flush=True))
+    found = Sweep(members, names, by)
+    if not quiet:
+        print(found.table(), found.verdict if found.ranking else "every member diverged", sep="\n")
+    return found
+
+
+def members_of(learn: Learner, lr: Any, weight_decay: Any, momentum: Any, seeds: int | Sequence[int]) -> list[Member]:
+    """Every combination of the values with every seed. Raises ConfigError for values that cannot be."""
+    lrs, decays, momenta = (several(values) for values in (learn.lr if lr is None else lr, weight_decay, momentum))
+    for name, values, most in (("lr", lrs, math.inf), ("weight_decay", decays, math.inf), ("momentum", momenta, 1.0)):
+        for value in values:
+            if value is not None and not 0 <= value < most:
+                raise ConfigError(f"{name} must be a finite number of 0 or more{' below 1' * (most == 1)}, got {value}")
+    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    settings = [Setting(*values) for values in itertools.product(lrs, decays, momenta)]
+    if not wanted or not settings or len(set(wanted)) < len(wanted) or len(set(settings)) < len(settings):
+        raise ConfigError("a sweep needs at least one seed and one value of each kind, none of them twice")
+    return [Member(setting, seed) for setting in settings for seed in wanted]
+
+
+def several(values: Any) -> list[Any]:
+    """One value or many as a list."""
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+class _Training:
+    """The loop of a sweep: what `Learner.fit` does, for all members at once."""
+
+    def __init__(
+        self, learn: Learner, members: list[Member], make: Callable[[], nn.Module] | None, shape: Shape, epochs: int
+    ) -> None:
+        self.learn, self.alive, self.epochs = learn, list(members), epochs
+        self.state = learn.prepared()
+        require_sweepable(learn)
+        train = learn.dls.train
+        assert isinstance(train, DataLoader)
+        self.train = train
+        self.samplers = [
+            ShuffleSampler(len(train.dataset), member.seed) if train.shuffle else train.sampler for member in members
+        ]
+        self.stack = Stack([self._fresh(member.seed, make) for member in members], self.state.loss_func)
+        like = next(iter(self.stack.weights.values()))
+        self.update: StackedUpdate = stacked_update(
+            learn.opt_func,
+            [member.setting.weight_decay for member in members],
+            [member.setting.momentum for member in members],
+            like,
+        )
+        total = epochs * len(train)
+        if shape not in ("constant", "one-cycle", "cosine"):
+            raise ConfigError(f"schedule must be constant, one-cycle or cosine, got {shape!r}")
+        kinds: dict[str, Any] = {"one-cycle": schedules.one_cycle, "cosine": schedules.cosine}
+        lrs = [member.setting.lr for member in members]
+        self.schedules = [kinds[shape](lr, total) if shape in kinds else schedules.constant(lr) for lr in lrs]
+
+    def run(self, say: Callable[[str], None]) -> None:
+        """Train all epochs; members whose loss is lost are dropped."""
+        with self.learn.conditions():
+            torch.manual_seed(self.learn.seed)
+            for epoch in range(self.epochs):
+                losses, counts = self._train(epoch)
+                valid = self._validate()
+                lost = []
+                for number, member in enumerate(self.alive):
+                    row = [weighted_mean_or_nan(losses[number], counts[number]), *valid[number]]
+                    member.values.append(row)
+                    if not all(map(math.isfinite, row[:2])):
+                        member.diverged = epoch
+                        lost.append(number)
+                self._drop(lost)
+                say(f"epoch {epoch}: {len(self.alive)} members" + (f", {len(lost)} diverged" if lost else ""))
+                if not self.alive:
+                    return
+        for number, member in enumerate(self.alive):
+            member.weights = {name: tensor.cpu() for name, tensor in self.stack.state(number).items()}
+
+    def _train(self, epoch: int) -> tuple[list[list[float]], list[list[float]]]:
+        """One epoch of all members: losses and sample counts, a list of steps for each member."""
+        orders = torch.stack([sampler.order(epoch) for sampler in self.samplers])  # (K, n)
+        size, steps = self.train.batch_size, len(self.train)
+        losses, counts = [], []
+        for step in range(steps):
+            indices = orders[:, step * size : (step + 1) * size]  # (K, B)
+            inputs, targets = pair(self._batch(indices, epoch))
+            gradients, loss = self.stack.gradients(inputs, targets)
+            if self.learn.clip is not None:
+                gradients = clipped(gradients, self.learn.clip)
+            lrs = [schedule(epoch * steps + step) for schedule in self.schedules]
+            self.update(self.stack.weights, gradients, torch.tensor(lrs, dtype=loss.dtype).to(loss.device))
+            losses.append(loss)
+            if self.state.count is length:
+                counts.append([float(indices.shape[1])] * len(indices))
+            else:  # sums of weights
+                counts.append([float(self.state.count(one(targets, member))) for member in range(len(indices))])
+        return torch.stack(losses).T.tolist(), [list(column) for column in zip(*counts, strict=True)]
+
+    def _batch(self, indices: Tensor, epoch: int) -> Any:
+        """The batches of all members: (K, B) indices -> tensors of shape (K, B, …)."""
+        dataset, (members, size) = self.train.dataset, indices.shape
+        batch = to_device(dataset.gather(indices.flatten()), self.learn.device)  # type: ignore[union-attr]
+        if dataset.transform is not None:  # type: ignore[union-attr]
+            batch = dataset.transform(batch)  # type: ignore[union-attr]
+        if self.train.augment is not None:
+            keys = torch.cat(
+                [
+                    sample_keys(member.seed, epoch, row.to(self.learn.device))
+                    for member, row in zip(self.alive, indices, strict=True)
+                ]
+            )
+            batch = (self.train.augment(batch[0], keys), *batch[1:])
+        return tree_map(lambda tensor: tensor.unflatten(0, (members, size)), batch)
+
+    @torch.no_grad()
+    def _validate(self) -> list[list[float]]:
+        """Validation loss and metrics of each member: all of them look at the same batches."""
+        learn, members = self.learn, range(len(self.alive))
+        if learn.dls.valid is None:
+            return [[] for _ in members]
+        losses, samples = [0.0 for _ in members], 0.0
+        sums: list[list[Any]] = [[0.0] * len(learn.metrics) for _ in members]
+        with rng.preserved():
+            for inputs, targets in map(pair, learn.dls.valid.batches(0, device=learn.device)):
+                preds, count = self.stack.preds(inputs), float(self.state.count(targets))
+                samples += count
+                for member in members:
+                    own = one(preds, member)
+                    losses[member] += float(self.state.loss_func(own, targets).double()) * count
+                    sums[member] = [
+                        total + metric.sums(own, targets)
+                        for total, metric in zip(sums[member], learn.metrics, strict=True)
+                    ]
+        return [
+            [losses[m] / samples, *(float(metric.value(s)) for metric, s in zip(learn.metrics, sums[m], strict=True))]
+            for m in members
+        ]
+
+    def _drop(self, lost: list[int]) -> None:
+        if lost:
+            stay = [number for number in range(len(self.alive)) if number not in lost]
+            for kept in (self.stack, self.update):
+                kept.keep(torch.tensor(stay, dtype=torch.long, device=self.learn.device))
+            self.alive = [self.alive[number] for number in stay]
+            self.samplers = [self.samplers[number] for number in stay]
+            self.schedules = [self.schedules[number] for number in stay]
+
+    def _fresh(self, seed: int, make: Callable[[], nn.Module] | None) -> nn.Module:
+        """A new model with the first weights of a seed."""
+        from clearloop.buildable import build
+
+        with rng.preserved():
+            torch.manual_seed(seed)
+            model = make() if make is not None else build(describe(self.learn.model), "model")
+        found: nn.Module = model.to(self.learn.device)
+        shapes = {name: tensor.shape for name, tensor in self.learn.model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in found.state_dict().items()} != shapes:
+            raise ConfigError("model makes another architecture than the Learner's")
+        return found
+
+
+def require_sweepable(learn: Learner) -> None:
+    """Raise for what a stack of models cannot do, with the remedy."""
+    train = learn.dls.train
+    if not isinstance(train, DataLoader) or not hasattr(train.dataset, "gather"):
+        raise DataError("a sweep gathers the batches of all members at once: give data that can be gathered, such as "
+                        "DataLoaders.arrays, mnist, from_folder or a TensorDataset")  # fmt: skip
+    for name, value in (
+        ("accumulate", learn.accumulate if learn.accumulate > 1 else None),
+        ("precision", learn.precision),
+    ):
+        if value is not None:
+            raise ConfigError(f"a sweep does not know {name}={value!r}: leave it out, or run the members one by one")
+    stateful = [m.name for m in learn.metrics if hasattr(m.sums, "reset")]
+    if stateful:
+        raise ConfigError(f"{stateful[0]} keeps a state of its own, which K members cannot share; use clearloop's")
+
+
+def clipped(gradients: dict[str, Tensor], most: float) -> dict[str, Tensor]:
+    """Gradients whose norm, of each member over all weights, is at most `most`, as `clip_grad_norm_` does."""
+    squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
+    norms = torch.stack(squares).sum(0).sqrt()  # (K,)
+    factors = (most / (norms + 1e-6)).clamp(max=1.0)
+    return {name: gradient * factors.view(-1, *[1] * (gradient.ndim - 1)) for name, gradient in gradients.items()}
+
+
+def one(batch: Any, member: int) -> Any:
+    """A member's part of what is stacked."""
+    return tree_map(lambda tensor: tensor[member], batch)
+
+
+def weighted_mean_or_nan(losses: list[float], counts: list[float]) -> float:
+    """The mean over samples; NaN where a loss was lost."""
+    return weighted_mean(losses, counts) if all(map(math.isfinite, losses)) else math.nan

@@ -1,0 +1,305 @@
+"""Members of a sweep end as runs alone do; verdicts know noise; what cannot be stacked is refused."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import clearloop as cl
+from clearloop import ConfigError, DataLoader, DataLoaders, Learner, TensorDataset, accuracy, models, schedules, sweep
+from clearloop.data.augment import compose, random_flip, random_shift
+from clearloop.errors import ModelError
+from clearloop.sweeping.results import Member, Setting, Sweep
+from clearloop.sweeping.updates import stacked_update
+from clearloop.sweeping.verdict import compare, difference, mean_and_spread
+
+
+def data(n=50, pictures=False):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, *((1, 8, 8) if pictures else (6,)), generator=generator)
+    labels = (x.flatten(1)[:, :3].sum(1) > 0).long() + (x.flatten(1)[:, 3] > 0.5).long()
+    return TensorDataset(x, labels)
+
+
+def loaders(seed=0, pictures=False, augment=None, shuffle=True):
+    train = DataLoader(data(50, pictures), 16, shuffle=shuffle, seed=seed, augment=augment)
+    return DataLoaders(train, DataLoader(data(30, pictures), 16))
+
+
+# No biases before batch norm: their gradient is 0 but for rounding, which Adam blows up to steps of full size.
+def batch_normed():
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def convolving():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def learner(make=batch_normed, opt_func=torch.optim.SGD, seed=0, loss_func=F.cross_entropy, **options):
+    dls = options.pop("dls", None) or loaders(seed, pictures=make is convolving)
+    torch.manual_seed(seed)
+    return Learner(dls, make(), loss_func, opt_func, metrics=accuracy, seed=seed, device="cpu", **options)
+
+
+def alone(make, opt_func, lr, seed, epochs, shape="constant", **options):
+    """The run that a member is to equal."""
+    learn = learner(make, opt_func, seed, **options)
+    total = epochs * len(learn.dls.train)
+    kinds = {"one-cycle": schedules.one_cycle, "cosine": schedules.cosine}
+    learn.fit(epochs, lr, schedule=kinds[shape](lr, total) if shape in kinds else None, quiet=True)
+    return learn
+
+
+OPTIMIZERS = {
+    "SGD": torch.optim.SGD,
+    "SGD with decay": partial(torch.optim.SGD, weight_decay=0.01),
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "Nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=0.001),
+    "Adam": torch.optim.Adam,
+    "Adam with decay": partial(torch.optim.Adam, weight_decay=0.01, betas=(0.8, 0.99), eps=1e-7),
+    "AdamW": torch.optim.AdamW,
+}
+
+
+# -- a member is a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [batch_normed, convolving], ids=["batch norm", "convolutions"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_member_ends_as_its_run_alone(name, make):
+    opt_func, lrs, seeds = OPTIMIZERS[name], [0.003, 0.03], [0, 5]
+    found = sweep(learner(make, opt_func), 2, lr=lrs, seeds=seeds, model=make, quiet=True)
+    assert [(member.setting.lr, member.seed) for member in found.members] == [(a, b) for a in lrs for b in seeds]
+    for member in found.members:
+        run = alone(make, opt_func, member.setting.lr, member.seed, 2)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+        for key, tensor in run.model.state_dict().items():
+            assert torch.allclose(member.weights[key].float(), tensor.float(), atol=2e-5), key
+
+
+@pytest.mark.parametrize("shape", ["constant", "one-cycle", "cosine"])
+def test_schedules_clipping_and_file_order_are_those_of_a_run_alone(shape):
+    options = {"clip": 0.05, "dls": loaders(shuffle=False)}
+    found = sweep(learner(**options), 2, lr=[0.1, 0.5], schedule=shape, model=batch_normed, quiet=True)
+    for member in found.members:
+        run = alone(batch_normed, torch.optim.SGD, member.setting.lr, 0, 2, shape, **options)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+def test_augmentation_is_that_of_a_run_alone():
+    some = compose(random_flip, random_shift(1))
+    found = sweep(learner(convolving, dls=loaders(pictures=True, augment=some)), 2, lr=0.1, seeds=[0, 3],
+                  model=convolving, quiet=True)  # fmt: skip
+    for member in found.members:
+        dls = loaders(member.seed, pictures=True, augment=some)
+        run = alone(convolving, torch.optim.SGD, 0.1, member.seed, 2, dls=dls)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+def test_class_weights_are_divided_by_as_in_a_run_alone():
+    loss_func = partial(F.cross_entropy, weight=torch.tensor([1.0, 5.0, 0.2]))
+    found = sweep(learner(loss_func=loss_func), 2, lr=[0.1, 0.2], model=batch_normed, quiet=True)
+    for member in found.members:
+        run = alone(batch_normed, torch.optim.SGD, member.setting.lr, 0, 2, loss_func=loss_func)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+def test_decay_and_momentum_are_swept_too():
+    found = sweep(learner(), 1, lr=0.1, weight_decay=[0.0, 0.1], momentum=[0.0, 0.9], model=batch_normed, quiet=True)
+    assert len(found.members) == 4
+    for member in found.members:
+        made = partial(torch.optim.SGD, weight_decay=member.setting.weight_decay, momentum=member.setting.momentum)
+        run = alone(batch_normed, made, 0.1, 0, 1)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+def test_dropout_masks_differ_between_members_and_come_back_with_the_same_seed():
+    def make():
+        return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+    def once():
+        torch.manual_seed(0)
+        learn = Learner(loaders(), make(), F.cross_entropy, seed=0, device="cpu")
+        same = sweep(learn, 1, lr=[0.1, 0.1000001], model=make, quiet=True)
+        return [member.values[0][0] for member in same.members]
+
+    first = once()
+    assert first == once()
+    assert abs(first[0] - first[1]) > 1e-4  # the same weights and batches, other masks
+
+
+def test_the_learner_and_the_random_states_are_left_as_they_are():
+    learn = learner()
+    before, state = {k: v.clone() for k, v in learn.model.state_dict().items()}, torch.get_rng_state()
+    sweep(learn, 1, lr=[0.1, 1.0], seeds=2, model=batch_normed, quiet=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in learn.model.state_dict().items())
+    assert (learn.epoch, learn.history.steps, learn.model.training) == (0, 0, True)
+
+
+def test_models_of_the_library_need_no_factory_and_repeat_to_the_bit():
+    def once():
+        torch.manual_seed(0)
+        learn = Learner(loaders(), models.mlp(6, 8, 3), F.cross_entropy, metrics=accuracy, device="cpu", seed=0)
+        return sweep(learn, 2, lr=[0.1, 0.3], seeds=2, quiet=True)
+
+    first, second = once(), once()
+    assert [member.values for member in first.members] == [member.values for member in second.members]
+
+
+def test_members_whose_loss_is_lost_are_dropped_and_the_others_go_on():
+    found = sweep(learner(), 3, lr=[0.05, 1e18], seeds=2, model=batch_normed, quiet=True)
+    fine, lost = found.members[:2], found.members[2:]
+    assert [member.diverged for member in fine] == [None, None]
+    assert all(member.diverged is not None and not member.weights for member in lost)
+    for member in fine:
+        run = alone(batch_normed, torch.optim.SGD, 0.05, member.seed, 3)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+    assert found.best.lr == 0.05
+    assert "2 diverged" in found.table()
+
+
+def test_where_all_diverge_there_is_no_best(capsys):
+    found = sweep(learner(), 2, lr=1e18, model=batch_normed)
+    assert found.ranking == []
+    with pytest.raises(ConfigError, match="every member of the sweep diverged"):
+        _ = found.best
+    assert "every member diverged" in capsys.readouterr().out
+
+
+def test_a_frozen_layer_stays_as_it_is():
+    def make():
+        model = batch_normed()
+        model[0].weight.requires_grad_(False)
+        return model
+
+    found = sweep(learner(make), 1, lr=[0.1, 0.2], model=make, quiet=True)
+    for member in found.members:
+        run = alone(make, torch.optim.SGD, member.setting.lr, 0, 1)
+        assert torch.equal(member.weights["0.weight"], run.model[0].weight)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+# -- what cannot be swept ----------------------------------------------------------------------------------------------
+
+
+class Branches(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum().item() > 0 else super().forward(-x)
+
+
+@pytest.mark.parametrize(
+    ("options", "kwargs", "error", "said"),
+    [
+        ({}, {"lr": []}, ConfigError, "at least one seed"),
+        ({}, {"lr": [0.1, 0.1]}, ConfigError, "none of them twice"),
+        ({}, {"seeds": 0}, ConfigError, "at least one seed"),
+        ({}, {"lr": -1.0}, ConfigError, "lr must be a finite number"),
+        ({}, {"lr": math.nan}, ConfigError, "lr must be a finite number"),
+        ({}, {"momentum": 1.0}, ConfigError, "momentum must be"),
+        ({}, {"schedule": "steps"}, ConfigError, "schedule must be"),
+        ({}, {"by": "f1"}, ConfigError, "by must be one of train_loss, valid_loss, accuracy"),
+        ({}, {"model": lambda: nn.Linear(6, 3)}, ConfigError, "another architecture"),
+        ({"accumulate": 2}, {}, ConfigError, "accumulate=2"),
+        ({"opt_func": torch.optim.RMSprop}, {}, ConfigError, "knows torch's SGD, Adam and AdamW, got RMSprop"),
+        ({"opt_func": partial(torch.optim.Adam, amsgrad=True)}, {}, ConfigError, "does not know Adam's amsgrad"),
+        ({"opt_func": torch.optim.Adam}, {"momentum": 0.9}, ConfigError, "momentum is swept with SGD"),
+        ({"make": lambda: Branches(6, 3)}, {}, ModelError, "cannot be trained as a stack"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(options, kwargs, error, said):
+    learn = learner(**options)
+    kwargs = {"lr": 0.1, "model": options.get("make", batch_normed), "quiet": True, **kwargs}
+    with pytest.raises(error, match=said):
+        sweep(learn, 1, **kwargs)
+
+
+def test_data_that_cannot_be_gathered_are_refused():
+    dls = DataLoaders(DataLoader([(torch.ones(6), 1)] * 8, 4), None)
+    learn = Learner(dls, batch_normed(), F.cross_entropy, device="cpu")
+    with pytest.raises(cl.DataError, match="give data that can be gathered"):
+        sweep(learn, 1, model=batch_normed, quiet=True)
+
+
+def test_a_model_of_ones_own_asks_for_a_factory():
+    class Own(nn.Linear):
+        pass
+
+    learn = Learner(loaders(), Own(6, 3), F.cross_entropy, device="cpu")
+    with pytest.raises(ConfigError, match="model"):
+        sweep(learn, 1, quiet=True)
+
+
+# -- updates, as properties --------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, 1000), st.integers(1, 4))
+def test_stacked_updates_follow_torchs_optimizers(name, seed, steps):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
+    lrs = torch.rand(3, generator=generator, dtype=torch.float64)
+    gradients = [torch.randn(3, 4, 2, generator=generator, dtype=torch.float64) for _ in range(steps)]
+    weights = {"w": first.clone()}
+    update = stacked_update(OPTIMIZERS[name], [None] * 3, [None] * 3, first)
+    for gradient in gradients:
+        update(weights, {"w": gradient}, lrs)
+    for member in range(3):
+        parameter = nn.Parameter(first[member].clone())
+        opt = OPTIMIZERS[name]([parameter], lr=float(lrs[member]))
+        for gradient in gradients:
+            parameter.grad = gradient[member].clone()
+            opt.step()
+        assert torch.allclose(weights["w"][member], parameter, atol=1e-12)
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def test_differences_agree_with_a_paired_t_test():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 8, 20, 31, 40):
+        a, b = rng.normal(size=n), rng.normal(size=n)
+        gap, half = difference(list(a), list(b))
+        low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+        assert gap == pytest.approx((low + high) / 2)
+        assert half == pytest.approx((high - low) / 2, rel=1e-3 if n < 32 else 0.05)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))
+def test_mean_and_spread_agree_with_numpy(values):
+    mean, spread = mean_and_spread(values)
+    assert mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert spread == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else 0.0, abs=1e-6)
+
+
+def test_a_verdict_says_what_noise_allows():
+    assert compare(("a", "b"), [0.95, 0.96], [0.90, 0.91], share=True).startswith("a beats b by 5.00 ± 0.00 points")
+    assert "cannot be told apart" in compare(("a", "b"), [0.95, 0.90], [0.90, 0.94], share=True)
+    assert "with one seed" in compare(("a", "b"), [0.95], [0.90], share=True)
+
+
+def made(values, by="accuracy"):
+    members = [Member(Setting(lr), seed, [[0.5, 0.5, value]]) for (lr, seed), value in values.items()]
+    return Sweep(members, ["train_loss", "valid_loss", by], by)
+
+
+def test_the_best_setting_is_best_in_the_mean_in_the_direction_of_what_decides():
+    values = {(0.1, 0): 0.9, (0.1, 1): 0.8, (0.3, 0): 0.99, (0.3, 1): 0.5}
+    assert made(values).best == Setting(0.1)
+    assert made(values, "rmse").best == Setting(0.3)
+
+
+def test_a_sweep_is_drawn(tmp_path):
+    found = made({(lr, seed): 0.9 + 0.01 * seed - lr / 100 for lr in (0.1, 0.3) for seed in range(3)})
+    found.plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
