@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full check doctest bench lessons clean
+.PHONY: help train test test-full test-loggers test-search check doctest bench lessons clean
 
 help:
 	@echo "make train      install clearloop in $(VENV) and train the digit classifier on the embedded data"
 	@echo "make test       formatting, types, doctests and the quick tests"
 	@echo "make test-full  the same with every test, the slow ones too"
+	@echo "make test-loggers  the tests of W&B and MLflow, which are installed for them"
+	@echo "make test-search  the tests of the search with Ax, which is installed for them"
 	@echo "make bench      the benchmarks; ARGS=... chooses among them"
 	@echo "make lessons    run the lessons and store their outputs; NAMES=02 chooses among them"
 	@echo "make clean      remove what was built; runs/ and data stay"
@@ -22,7 +24,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-test check doctest
 	$(BIN)/python -m pytest -q -m "not slow and not cuda"
 
-test-full: $(VENV)/.installed-test check doctest
+test-full: $(VENV)/.installed-test $(VENV)/.installed-loggers $(VENV)/.installed-search check doctest
 	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
 	then $(BIN)/python -m pytest -q; else $(BIN)/python -m pytest -q -m "not cuda"; fi
 
@@ -34,6 +36,12 @@ check: $(VENV)/.installed-test
 # In a process of its own: importing every module must not colour the tests.
 doctest: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q --doctest-modules src
+
+test-loggers: $(VENV)/.installed-loggers
+	$(BIN)/python -m pytest -q tests/test_loggers_online.py
+
+test-search: $(VENV)/.installed-search
+	$(BIN)/python -m pytest -q tests/test_search.py tests/test_search_ax.py tests/test_docs.py -k "search"
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -56,7 +64,16 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) --no-build-isolation --editable ".[dev,notebook,tables]"
+	$(INSTALL) --no-build-isolation --editable ".[dev,notebook,tables,export,tensorboard,gpu]"
+	touch $@
+
+# Heavy packages that few tests need.
+$(VENV)/.installed-loggers: $(VENV)/.installed-test
+	$(INSTALL) --no-build-isolation --editable ".[wandb,mlflow]"
+	touch $@
+
+$(VENV)/.installed-search: $(VENV)/.installed-test
+	$(INSTALL) --no-build-isolation --editable ".[search]"
 	touch $@
 
 # Some systems ship venv without ensurepip: there the system's pip puts a pip into the new environment.

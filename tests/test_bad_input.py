@@ -167,7 +167,7 @@ def test_mnist_has_its_own_validation_set(data):
 def test_a_path_that_is_not_there_is_named(data):
     assert refused("train", "nowhere.npz").startswith("error: nowhere.npz: no such file or folder; expected mnist, ")
     Path("notes.txt").write_text("x")
-    known = "mnist, a folder of IDX files or of pictures, a .csv or .parquet table, or an .npz file"
+    known = "mnist, a folder of IDX files, of pictures or of x.npy and y.npy, a .csv or .parquet table, or an .npz file"
     assert refused("train", "notes.txt") == f"error: notes.txt: expected {known}"
 
 

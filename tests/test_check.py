@@ -424,3 +424,9 @@ def test_a_check_of_mnist_takes_seconds():
     report = looked(learn)
     assert "10,000 validation samples are among 50,000 training samples" in report["no overlap"].found
     assert "1,024 of 50,000 samples" in report["finite numbers"].found
+
+
+def test_a_learner_checks_itself(capsys):
+    learn = Learner(DataLoaders.mnist(seed=0), models.mlp(784, 16, 10), F.cross_entropy, seed=0, device="cpu")
+    assert learn.check(lr=0.1).ok
+    assert "passed" in capsys.readouterr().out

@@ -29,9 +29,21 @@ TRAIN_OPTIONS = {
         "--one-cycle",
         "--weight-decay",
     ),
-    *("--momentum", "--dropout", "--clip", "--accumulate", "--ema", "--patience", "--precision", "--seed", "--valid"),
+    *(
+        "--momentum",
+        "--dropout",
+        "--clip",
+        "--accumulate",
+        "--ema",
+        "--patience",
+        "--sync-batch-norm",
+        "--precision",
+        "--seed",
+        "--valid",
+    ),
     *("--device", "--threads", "--out", "--every", "--keep", "--quiet", "--code", "--sparse", "--output"),
-    *("--target", "--kind", "--size", "--grey", "--skip-bad"),
+    *("--target", "--kind", "--ignore", "--categorical", "--class-weights", "--size", "--grey", "--skip-bad"),
+    *("--augment", "--normalize", "--weights", "--reconstructions-every", "--log"),
 }
 
 
@@ -127,16 +139,21 @@ def test_every_option_of_train_has_a_word_of_explanation():
 def test_train_prints_a_table_and_saves_a_whole_run(data, tmp_path):
     done = clearloop("train", data, "--model", "mlp", "-n", "2")
     assert (done.code, done.err) == (0, "")
-    header, first, second, numbers, saved = done.out.splitlines()
+    header, first, second, numbers, times, saved = done.out.splitlines()
     assert header.split() == ["epoch", "train_loss", "valid_loss", "accuracy", "time"]
     assert [first.split()[0], second.split()[0]] == ["0", "1"]
     assert re.fullmatch(r"train_loss \d\.\d{4}  valid_loss \d\.\d{4}  accuracy 0\.\d{4}", numbers)
+    assert re.fullmatch(
+        r"time of an epoch: data \d+ %, compute \d+ %, validation \d+ %, callbacks \d+ % of .* s; .*", times
+    )
     assert saved == "saved in runs/digits-1; next: clearloop predict runs/digits-1 PICTURE.png"
     assert without_escapes(done.out.replace("\n", ""))
     run = tmp_path / "runs" / "digits-1"
     names = {path.name for path in run.iterdir() if path.name != ".lock"}
-    assert names == {"recipe.json", "history.jsonl", "checkpoints", "predictor", "plots", "log.txt"}
-    assert (run / "log.txt").read_text().splitlines() == [header, first, second]
+    assert names == {"recipe.json", "history.jsonl", "checkpoints", "predictor", "plots", "log.txt", "times.jsonl"}
+    lines = (run / "log.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("time: ")] == [header, first, second]
+    assert [line[:13] for line in lines if line.startswith("time: ")] == ["time: epoch 0", "time: epoch 1"]
     with Image.open(run / "plots" / "loss.png") as picture:
         assert min(picture.size) > 300
 
@@ -162,7 +179,8 @@ def test_quiet_prints_the_result_alone_and_keeps_the_log(data, tmp_path):
     done = clearloop("train", data, "--model", "linear", "-n", "2", "--quiet")
     assert (done.code, done.err) == (0, "")
     assert re.fullmatch(r"train_loss [\d.]+  valid_loss [\d.]+  accuracy [\d.]+\n", done.out)
-    assert len((tmp_path / "runs" / "digits-1" / "log.txt").read_text().splitlines()) == 3
+    lines = (tmp_path / "runs" / "digits-1" / "log.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "0", "time:", "1", "time:"]
 
 
 def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_another_run(data):
@@ -221,7 +239,7 @@ def test_every_optimizer_has_a_learning_rate_to_begin_with(data, tmp_path, optio
     assert recipe["fits"][0]["schedule"] is None
 
 
-@pytest.mark.parametrize("options", ["", "--schedule one-cycle", "--schedule constant --one-cycle"])
+@pytest.mark.parametrize("options", ["", "--schedule one-cycle", "--one-cycle"])
 def test_one_cycle_is_the_schedule_unless_another_is_asked_for(data, tmp_path, options):
     clearloop("train", data, "--model", "linear", "-n", "1", "-q", *options.split())
     schedule = recipe_of(tmp_path / "runs" / "digits-1")["fits"][0]["schedule"]

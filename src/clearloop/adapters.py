@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from clearloop.callback import Callback
@@ -58,6 +58,10 @@ def _stateful(metric: Any) -> Metric:
         return total
 
     sums.reset = metric.reset  # type: ignore[attr-defined]
+    for part in metric.modules() if isinstance(metric, nn.Module) else ():
+        for name in ("sync_on_compute", "_to_sync"):  # torchmetrics': every process goes through all samples already
+            if hasattr(part, name):
+                setattr(part, name, False)
     return Metric(type(metric).__name__, sums, value)
 
 
@@ -87,6 +91,20 @@ def plan_of(epoch: int, epochs: int, step: int, lr: float, schedule: Schedule | 
     described = describe(getattr(schedule, "factory", schedule))
     edges = {"first_epoch": epoch, "last_epoch": epoch + epochs, "first_step": step}
     return {**edges, "lr": lr, "schedule": described, "per": getattr(schedule, "per", None)}
+
+
+NUMBER_LOSSES = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+NUMBER_LOSS_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
+def is_for_numbers(loss_func: Any) -> bool:
+    """Whether a loss compares numbers, so that whole targets are numbers too, no classes.
+
+    >>> is_for_numbers(F.mse_loss), is_for_numbers(nn.L1Loss()), is_for_numbers(F.cross_entropy)
+    (True, True, False)
+    """
+    base, _ = unwrapped(loss_func)
+    return any(base is known for known in NUMBER_LOSSES) or isinstance(base, NUMBER_LOSS_MODULES)
 
 
 def default_loss(targets: Any) -> LossFunc:

@@ -24,6 +24,7 @@ class Callback:
     order: int = 0
     interval: int | None = 1
     recorded: bool = True  # False for what only shows the run: it is no part of the recipe
+    writes: bool = False  # True for what prints or writes files: of several processes, only the first calls it
 
     def before_fit(self, learn: Learner) -> None:
         """Before the first step of a fit, also of one that is resumed in the middle."""

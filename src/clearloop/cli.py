@@ -10,29 +10,39 @@ from collections.abc import Callable
 
 import typer
 
+from clearloop.commands.check import check
+from clearloop.commands.export import export
 from clearloop.commands.lr_find import lr_find
 from clearloop.commands.notebooks import notebook2script
 from clearloop.commands.predict import predict
 from clearloop.commands.programs import eject, verify
+from clearloop.commands.report import report
 from clearloop.commands.resume import resume
 from clearloop.commands.runs import runs
+from clearloop.commands.search import PASSES_ON, search
 from clearloop.commands.speech import fail
+from clearloop.commands.sweep import sweep
 from clearloop.commands.train import train
 from clearloop.errors import ClearloopError, NonFiniteError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "check": check,
     "resume": resume,
     "predict": predict,
     "runs": runs,
     "lr-find": lr_find,
     "eject": eject,
     "verify": verify,
+    "export": export,
+    "report": report,
+    "sweep": sweep,
     "notebook2script": notebook2script,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.command("search", context_settings=PASSES_ON)(search)
 
 
 def main() -> None:

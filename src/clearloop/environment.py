@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+
+CHANGES = "+changes"  # after a commit, where the working folder is not as it was committed
 
 
 def clearloop_version() -> str:
@@ -38,12 +41,18 @@ def numerics(device: torch.device, threads: int) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "threads": threads,
+        "processes": processes(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": [_tf32(torch.backends.cuda.matmul), _tf32(torch.backends.cudnn)] if cuda else [],
         "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else False,
     }
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _tf32(backend: Any) -> str:
@@ -73,11 +82,20 @@ def git_commit() -> str | None:
     """The commit of the working folder, with `+changes` if it has any; None outside a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
-        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return commit + (CHANGES if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
+def git_diff(limit: int = 2**18) -> str | None:
+    """What has changed in the working folder since its commit, up to `limit` characters; None outside a repository."""
+    try:
+        diff = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return diff if len(diff) <= limit else f"{diff[:limit]}\n… and {len(diff) - limit:,} more characters"
+
+
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
-    return done.stdout.strip()
+    done = subprocess.run(["git", *arguments], capture_output=True, timeout=5, check=True)
+    return done.stdout.decode("utf-8", "replace").strip()

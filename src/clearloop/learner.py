@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD
 
-from clearloop import adapters, environment, preflight, rng
+from clearloop import adapters, distributed, environment, preflight, rng
 from clearloop.callback import Callback, overriding
 from clearloop.checkpoint import load_train_state, train_state
 from clearloop.data.loader import as_loader, draw_seed
-from clearloop.devices import make_scaler, pick_device
+from clearloop.devices import make_scaler
 from clearloop.errors import ConfigError, RunError
 from clearloop.guard import evaluating
 from clearloop.history import EpochRecord, History
 from clearloop.losses import LossFunc
 from clearloop.schedules import Schedule, TorchSchedule, one_cycle
-from clearloop.signals import Interrupts
 from clearloop.step import Span, TrainState, evaluate, pair, set_lr
 from clearloop.tree import concatenate, detach, to_device
 from clearloop.weights import snapshot
 
 if TYPE_CHECKING:
+    from clearloop.checks.finding import CheckReport
     from clearloop.eject import Program
     from clearloop.predictor import Prediction
     from clearloop.saving import RunWriter
@@ -72,7 +71,7 @@ class Learner:
         dls: Any,
         model: nn.Module,
         loss_func: LossFunc | None = None,
-        opt_func: Callable[..., Any] = SGD,
+        opt_func: Callable[..., Any] = torch.optim.SGD,
         lr: float | None = None,
         metrics: Any = (),
         cbs: Callback | Sequence[Callback] = (),
@@ -89,15 +88,15 @@ class Learner:
         self.lr = adapters.default_lr(opt_func) if lr is None else lr
         preflight.check_options(model, self.lr, clip, accumulate)
         self.dls = adapters.as_loaders(dls)
-        self.device = pick_device(device)
+        self.team = distributed.join()  # the processes that torchrun started; mostly this one alone
+        self.device = self.team.device(device)
         self.model = model.to(self.device)
         self.opt_func, self.loss_func = opt_func, loss_func
-        self.metrics = adapters.as_metrics(metrics)
-        self.cbs = adapters.as_callbacks(cbs)
-        self.seed = draw_seed() if seed is None else seed
+        self.metrics, self.cbs = adapters.as_metrics(metrics), adapters.as_callbacks(cbs)
+        self.seed = self.team.agree(self.dls, self.model, draw_seed() if seed is None else seed)
         self.precision, self.clip, self.accumulate, self.fast = precision, clip, accumulate, fast
         self.threads = torch.get_num_threads()
-        self.engine = make_engine(fast)
+        self.engine = make_engine(fast, self.team)
         self.opt = adapters.scaled_groups(opt_func(list(self.model.parameters()), self.lr), self.lr)
         self.scaler = make_scaler(precision, self.device)
         self.history = self.recorder = History()  # `recorder` is the name that courses know
@@ -115,7 +114,7 @@ class Learner:
         self._running = False
         self.whole = True  # False inside a step and what callbacks make of it, where states may disagree
         self._state: TrainState | None = None
-        self.interrupts = Interrupts()
+        self.interrupts = self.team.interrupts()
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -177,7 +176,7 @@ class Learner:
     def _run(self, quiet: bool) -> None:
         from clearloop.callbacks.progress import with_progress
 
-        callbacks = sorted(self.cbs if quiet else with_progress(self.cbs), key=lambda callback: callback.order)
+        callbacks = self.team.callbacks(self.cbs if quiet else with_progress(self.cbs))
         self.failure, self.stop_reason = None, None
         if isinstance(self.schedule, TorchSchedule) and self._scheduler is None:
             self._scheduler = self.schedule.attach(self.opt, self._scheduler_state)
@@ -221,12 +220,11 @@ class Learner:
         before, after = overriding(callbacks, "before_step"), overriding(callbacks, "after_step")
         per_step = isinstance(self.schedule, TorchSchedule) and self.schedule.per == "step"
         intervals = [1] if before or per_step else [cb.interval for cb in after if cb.interval is not None]
-        batches = self.dls.train.batches(self.epoch, self.step * self.accumulate, self.device)
+        batches = self.team.batches(self.dls.train, (self.seed, self.epoch, self.step * self.accumulate), self.device)
         by_clock = 1
         while self.step < self.steps_per_epoch:
-            ends = [self.step + interval - self.step % interval for interval in intervals]
-            steps = min(by_clock, self.steps_per_epoch - self.step, *(end - self.step for end in ends))
-            started = time.perf_counter()
+            steps = min(by_clock, self.steps_per_epoch - self.step, *(each - self.step % each for each in intervals))
+            started = self.team.clock()
             with self.interrupts.held():
                 self.whole = False
                 self._run_span(batches, steps, before)
@@ -235,7 +233,7 @@ class Learner:
                     if due or self.step == self.steps_per_epoch:
                         callback.after_step(self)
                 self.whole = True
-            seconds = time.perf_counter() - started
+            seconds = self.team.clock() - started
             by_clock = max(1, min(2 * by_clock, int(SPAN_SECONDS * steps / seconds)))
 
     def _run_span(self, batches: Iterator[Any], steps: int, before: list[Callback]) -> None:
@@ -261,16 +259,15 @@ class Learner:
         Args: `cbs`, whose validation hooks are called; the Learner's own when None.
         """
         state, loader = self.prepared(), as_loader(self.dls.valid if dl is None else dl)
-        batches = map(pair, loader.batches(0, device=self.device))
+        batches, reduce = self.team.evaluated(loader, self.metrics, self.device)
         adapters.reset(self.metrics)
         with self.interrupts.installed(), self.evaluation(cbs):
-            return evaluate(state.forward, state.loss_func, self.metrics, batches, state.count)
+            return evaluate(state.forward, state.loss_func, self.metrics, map(pair, batches), state.count, reduce)
 
     def get_preds(self, dl: Any = None) -> tuple[Any, Any]:
         """The model's outputs and the targets over `dl` (the validation set when None), on the CPU, in its order."""
-        state, found = self.prepared(), []
-        with self.evaluation(self.cbs), torch.no_grad():
-            loader = as_loader(self.dls.valid if dl is None else dl)
+        state, loader, found = self.prepared(), as_loader(self.dls.valid if dl is None else dl), []
+        with self.evaluation(), torch.no_grad():
             for inputs, targets in map(pair, loader.batches(0, device=self.device)):
                 found.append(to_device((detach(state.forward(inputs)), targets), torch.device("cpu")))
         preds, targets = concatenate(found)
@@ -285,7 +282,7 @@ class Learner:
     @contextmanager
     def evaluation(self, callbacks: Sequence[Callback] | None = None) -> Iterator[None]:
         """Evaluation mode for a block, as callbacks want it (averaged weights, say), without a trace in training."""
-        callbacks = self.cbs if callbacks is None else callbacks
+        callbacks = self.team.callbacks(self.cbs) if callbacks is None else callbacks
         with self.interrupts.held(firmly=True), ExitStack() as stack:
             for callback in reversed(overriding(callbacks, "after_validate")):
                 stack.callback(callback.after_validate, self)  # each of them, also where another one fails
@@ -364,6 +361,12 @@ class Learner:
         from clearloop.lr_find import lr_find
 
         return lr_find(self, lr_min, lr_max, steps)
+
+    def check(self, *, lr: float | None = None, quiet: bool = False) -> CheckReport:
+        """What would make a training fail without an error, each with its meaning and remedy; see `clearloop.check`."""
+        from clearloop.checking import check
+
+        return check(self, lr=lr, quiet=quiet)
 
     def eject(self, rung: int = 7, *, model_expr: Any = None) -> Program:
         """This run as one plain PyTorch program, on a rung from 1 (all by hand) to 7 (`fit`): print it, or `write` it.

@@ -47,6 +47,7 @@ def lr_find(learn: Learner, lr_min: float = 1e-6, lr_max: float = 10.0, steps: i
         raise ConfigError(f"needs 0 < lr_min < lr_max and at least 10 steps, got {lr_min}, {lr_max}, {steps}")
     lrs = [lr_min * (lr_max / lr_min) ** (step / (steps - 1)) for step in range(steps)]
     state, random_states = learn.prepared(), learn.random_states
+    engine = getattr(learn.engine, "alone", learn.engine)  # several processes find the same, each by itself
     saved = tree_map(torch.clone, train_state(state))
     modes = [(module, module.training) for module in learn.model.modules()]
     batches = chain.from_iterable(learn.dls.train.batches(epoch, device=learn.device) for epoch in count())
@@ -57,7 +58,7 @@ def lr_find(learn: Learner, lr_min: float = 1e-6, lr_max: float = 10.0, steps: i
             learn.opt.zero_grad()
             learn.model.train()
             for step, lr in enumerate(lrs):
-                losses, _ = learn.engine.run(state, Span(batches, 1, [lr], learn.accumulate))
+                losses, _ = engine.run(state, Span(batches, 1, [lr], learn.accumulate))
                 mean = SMOOTHING * mean + (1 - SMOOTHING) * float(losses[0])
                 smoothed.append(mean / (1 - SMOOTHING ** (step + 1)))
                 if not math.isfinite(mean) or smoothed[-1] > LOST * min(smoothed):

@@ -41,9 +41,8 @@ def correct(preds: Tensor, targets: Tensor) -> Tensor:
     """
     single = preds.ndim == 1 or preds.shape[1] == 1
     labels = (preds.flatten() > 0).long() if single else preds.argmax(dim=1)
-    return torch.stack(
-        [(labels == targets.view_as(labels)).sum(), torch.tensor(labels.numel()).to(preds.device)]
-    ).double()
+    hits = (labels == targets.view_as(labels)).sum()
+    return torch.stack([hits, torch.tensor(labels.numel()).to(preds.device)]).double()
 
 
 def weighted(fn: Callable[[Any, Any], Any], preds: Any, targets: Any) -> Tensor:

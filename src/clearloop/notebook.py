@@ -36,9 +36,18 @@ from clearloop.autograd_graph import graph
 from clearloop.baselines import baseline
 from clearloop.callback import Callback
 from clearloop.callbacks.checkpoints import Checkpoints
+from clearloop.callbacks.csv_logger import CSVLogger
 from clearloop.callbacks.early_stopping import EarlyStopping
 from clearloop.callbacks.ema import EMA
+from clearloop.callbacks.mlflow import MLflow
 from clearloop.callbacks.progress import Progress
+from clearloop.callbacks.reconstructions import SaveReconstructions
+from clearloop.callbacks.sync_batch_norm import SyncBatchNorm
+from clearloop.callbacks.tensorboard import TensorBoard
+from clearloop.callbacks.timing import Timing
+from clearloop.callbacks.wandb import WandB
+from clearloop.checking import check
+from clearloop.data.cache import cached_pictures, prune_pictures
 from clearloop.data.dataset import Dataset, Subset, TensorDataset, random_split
 from clearloop.data.idx import read_idx
 from clearloop.data.images import ImageDataLoaders
@@ -47,6 +56,7 @@ from clearloop.data.loaders import DataLoaders, get_dls
 from clearloop.data.mnist import get_data, mnist
 from clearloop.data.sample import URLs, untar_data
 from clearloop.data.tables import TableDataLoaders
+from clearloop.distributed import resumable
 from clearloop.drawing import gv
 from clearloop.errors import (
     CheckpointError,
@@ -59,6 +69,7 @@ from clearloop.errors import (
     RunError,
     StorageError,
 )
+from clearloop.exporting import export
 from clearloop.history import History
 from clearloop.interpret import class_table, confusion_matrix, residuals, show_batch, show_results, top_losses
 from clearloop.interpretation import Interpretation
@@ -71,9 +82,13 @@ from clearloop.notebook2script import notebook2script
 from clearloop.pictures import plot_function, show_image, to_np
 from clearloop.predictor import Predictor
 from clearloop.reconstruct import embedding, reconstructions
+from clearloop.report import write_report
 from clearloop.row_predictions import predict_rows
 from clearloop.rungs.fit import fit
 from clearloop.schedules import TorchSchedule, constant, cosine, one_cycle
+from clearloop.searching.search import search
+from clearloop.searching.space import Choice, Integer, Range
+from clearloop.sweeping.training import sweep
 from clearloop.tabular import table_learner
 from clearloop.vision import cnn_learner, vision_learner
 
@@ -91,9 +106,11 @@ __all__ = [
     "EMA",
     "SGD",
     "Adam",
+    "CSVLogger",
     "Callback",
     "CheckpointError",
     "Checkpoints",
+    "Choice",
     "ClearloopError",
     "ConfigError",
     "DataError",
@@ -106,28 +123,38 @@ __all__ = [
     "History",
     "Image",
     "ImageDataLoaders",
+    "Integer",
     "Interpretation",
     "L",
     "Learner",
+    "MLflow",
     "Metric",
     "ModelError",
     "NonFiniteError",
     "Path",
     "Predictor",
     "Progress",
+    "Range",
     "RunError",
+    "SaveReconstructions",
     "StorageError",
     "Subset",
+    "SyncBatchNorm",
     "TableDataLoaders",
     "Tensor",
+    "TensorBoard",
     "TensorDataset",
+    "Timing",
     "TorchSchedule",
     "URLs",
+    "WandB",
     "accuracy",
     "array",
     "attrgetter",
     "baseline",
+    "cached_pictures",
     "chain",
+    "check",
     "class_table",
     "cnn_learner",
     "confusion_matrix",
@@ -135,6 +162,7 @@ __all__ = [
     "cosine",
     "embedding",
     "error_rate",
+    "export",
     "first",
     "fit",
     "get_data",
@@ -162,6 +190,7 @@ __all__ = [
     "plot_function",
     "plt",
     "predict_rows",
+    "prune_pictures",
     "r2_score",
     "random",
     "random_split",
@@ -173,13 +202,16 @@ __all__ = [
     "resnet18",
     "resnet34",
     "resnet50",
+    "resumable",
     "rmse",
+    "search",
     "show_batch",
     "show_image",
     "show_results",
     "soft_cross_entropy",
     "string",
     "summary",
+    "sweep",
     "sys",
     "table_learner",
     "tensor",
@@ -195,6 +227,7 @@ __all__ = [
     "torch",
     "untar_data",
     "vision_learner",
+    "write_report",
 ]
 
 matplotlib = mpl

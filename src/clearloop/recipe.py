@@ -17,7 +17,7 @@ class Recipe:
 
     `fits` holds what each fit set out to do, in order. `initial_weights` is "seed" where seeding torch with `seed` and
     building the model gives them, "file" where they lie in the run's folder, "unknown" where the run was first saved
-    after training had begun. `fingerprint` says which data it was.
+    after training had begun. `fingerprint` says which data it was; `processes`, how many trained it together, at most.
     """
 
     model: Any
@@ -40,6 +40,7 @@ class Recipe:
     versions: dict[str, str]
     git_commit: str | None
     created: str
+    processes: int = 1
     format: int = FORMAT
 
     @classmethod
@@ -49,6 +50,7 @@ class Recipe:
             raise RunError(
                 f"{where}: expected a recipe of format {FORMAT}, got {data.get('format')!r}; use a newer clearloop"
             )
+        data = {"processes": 1, **data}  # runs of older versions
         names = {field.name for field in fields(cls)}
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
@@ -69,6 +71,7 @@ class Recipe:
             "callbacks": _list_of(dict, self.callbacks),
             "seed": type(self.seed) is int and self.seed >= 0,
             "threads": type(self.threads) is int and self.threads >= 1,
+            "processes": type(self.processes) is int and self.processes >= 1,
             "accumulate": type(self.accumulate) is int and self.accumulate >= 1,
             "fits": _list_of(dict, self.fits) and all(map(_is_plan, self.fits)),
             "fingerprint": isinstance(self.fingerprint, dict) and {"train", "valid"} <= set(self.fingerprint),

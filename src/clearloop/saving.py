@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from clearloop import environment, metrics, packing, rng
+from clearloop import distributed, durable, environment, metrics, packing, rng
 from clearloop.adapters import by_name
 from clearloop.component import describe
 from clearloop.data.dataset import ItemDataset, Subset
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 HASHED_WHOLE = 2**30  # bytes of data up to which every byte goes into the fingerprint
 HASHED_MAPPED = 2**24  # bytes of mapped arrays, however large they are
 GET_EXTRA_STATE = torch.nn.Module.get_extra_state
+DIFF = "git.diff"  # what had changed since the commit that the recipe names
 INITIAL = "initial"  # the weights before the first step, where the seed alone does not give them
 
 
@@ -60,10 +61,15 @@ class RunWriter:
             if self.run.recipe.exists():
                 former = self.run.read_recipe()
                 now = {**former, **described(learn), "fits": learn.plans}  # parts may have been changed by a load
+                now["processes"] = max(former.get("processes", 1), environment.processes())
                 if now != former:
                     self.run.write_recipe(now)
                 return
-            self.run.write_recipe(recipe_of(learn, self._initial_weights(learn)).as_dict())
+            recipe = recipe_of(learn, self._initial_weights(learn))
+            diff = environment.git_diff() if (recipe.git_commit or "").endswith(environment.CHANGES) else None
+            if diff:
+                durable.write_file(self.path / DIFF, diff.encode("utf-8", "replace"))
+            self.run.write_recipe(recipe.as_dict())
 
     def _initial_weights(self, learn: Learner) -> str:
         """Where the weights before the first step are to be had: from the seed, from a file, or no more."""
@@ -113,7 +119,9 @@ class RunWriter:
 
 
 def save_run(learn: Learner, path: Path) -> Path:
-    """`Learner.save`: a run directory of this moment. Raises RunError if `path` is another run."""
+    """`Learner.save`: a run directory of this moment, by one process. Raises RunError if `path` is another run."""
+    if not learn.team.leads:
+        return path
     if not learn.whole and learn.failure is not None:
         raise RunError("the fit ended in the middle of a step: what could be saved now would not go on exactly")
     writer = learn.run
@@ -130,18 +138,21 @@ def save_run(learn: Learner, path: Path) -> Path:
 
 
 def load_run(path: Path, at: Literal["last", "best"] | int, parts: dict[str, Any]) -> Learner:
-    """`Learner.load`: build what the recipe says, except the parts given, and take back a checkpoint."""
+    """`Learner.load`: build what the recipe says, except the parts given, and take back a checkpoint.
+
+    Of several processes, the first reads the folder, and sends the others what is in it.
+    """
     from clearloop.build import build_learner
 
-    run = RunDirectory.open(path)
-    recipe = Recipe.read(run.read_recipe(), str(run.recipe))
+    run, team = RunDirectory(path), distributed.join()
+    recipe = Recipe.read(team.share(lambda: RunDirectory.open(path).read_recipe()), str(run.recipe))
     learn = build_learner(recipe, parts, path)
     check_fingerprint(learn, recipe)
-    learn.first_weights = first_weights(run, recipe, learn)
+    learn.first_weights = first_weights(run, recipe, learn) if team.leads else None
     if at == "last":
-        loaded = run.load_newest(lambda line: warnings.warn(line, stacklevel=4))
+        loaded = team.share(lambda: run.load_newest(lambda line: warnings.warn(line, stacklevel=6)))
     else:
-        loaded = run.load_step(best_step(run) if at == "best" else at)
+        loaded = team.share(lambda: run.load_step(best_step(run) if at == "best" else at))
     learn.run = RunWriter(run)
     if loaded is None:
         begin_again(learn, recipe)
@@ -169,11 +180,12 @@ def begin_again(learn: Learner, recipe: Recipe) -> None:
     Raises RunError where there is a history, whose checkpoints must have been removed, or the weights are unknown.
     """
     assert learn.run is not None
-    path, fits = learn.run.path, recipe.fits
-    if recipe.initial_weights == "unknown" or len(fits) != 1 or learn.run.run.history_position() != NO_HISTORY:
+    path, fits, run = learn.run.path, recipe.fits, learn.run.run
+    begun = learn.team.share(lambda: run.history_position() != NO_HISTORY)
+    if recipe.initial_weights == "unknown" or len(fits) != 1 or begun:
         raise RunError(f"{path}: expected a checkpoint of a run that has taken steps, got none; restore a backup")
     if recipe.initial_weights == "file":
-        load_tensors(learn.model, packing.load(path / INITIAL)["model"])
+        load_tensors(learn.model, learn.team.share(lambda: packing.load(path / INITIAL)["model"]))
     learn.plans = fits
     set_lr(learn.opt, learn.plan["lr"])
 
@@ -188,6 +200,7 @@ def recipe_of(learn: Learner, initial_weights: str = "unknown") -> Recipe:
         versions=environment.versions(),
         git_commit=environment.git_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        processes=environment.processes(),
     )
 
 

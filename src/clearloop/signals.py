@@ -71,7 +71,10 @@ class Interrupts:
     def _act(self) -> None:
         if self.depth == 0 and self.waiting is not None:
             number, self.waiting = self.waiting, None
-            raise interruption(number)
+            raise self._interruption(number)
+
+    def _interruption(self, number: int) -> BaseException:
+        return interruption(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = time.monotonic() - self._came < PATIENCE_S
@@ -82,6 +85,28 @@ class Interrupts:
         elif not again:
             self.waiting = None
             raise interruption(number)
+
+
+class SharedInterrupts(Interrupts):
+    """Signals to one of several processes: noted, told to all with the next exchange, and acted on by all after it.
+
+    No process stops by itself, or the others would wait for it; so a second signal changes nothing. All exit with 0:
+    what was asked for is done, and torchrun has nothing to begin anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted = False
+
+    def agree(self) -> None:
+        """Some process has noted a signal, and now all of them know: stop when the present block has ended."""
+        self.noted, self.waiting = False, signal.SIGTERM
+
+    def _interruption(self, number: int) -> BaseException:
+        return SystemExit(0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.noted = True
 
 
 def interruption(number: int) -> BaseException:

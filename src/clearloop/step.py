@@ -71,7 +71,7 @@ def set_lr(opt: Any, lr: float) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: Apply, loss_func: LossFunc, metrics: Sequence[Metric], batches: Pairs, count: Count = len
+    model: Apply, loss_func: LossFunc, metrics: Sequence[Metric], batches: Pairs, count: Count = len, reduce: Any = None
 ) -> list[float]:
     """The mean loss over all samples, then each metric; nothing waits for the device before the last batch."""
     loss_sum, samples = 0.0, 0.0
@@ -82,10 +82,10 @@ def evaluate(
         loss_sum += loss_func(preds, targets).double() * batch_count
         samples += batch_count
         sums = [total + metric.sums(preds, targets) for total, metric in zip(sums, metrics, strict=True)]
-    return [
-        float(loss_sum / samples),
-        *(float(metric.value(total)) for metric, total in zip(metrics, sums, strict=True)),
-    ]
+    if reduce is not None:  # several processes had a part of the batches each
+        loss_sum, samples, sums = reduce(loss_sum, samples, sums)
+    values = [metric.value(total) for metric, total in zip(metrics, sums, strict=True)]
+    return [float(value) for value in (loss_sum / samples, *values)]
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -36,6 +36,7 @@ class Checkpoints(Callback):
     """
 
     order = 100  # after all others, whose state is saved too
+    writes = True
 
     def __init__(
         self, path: str | Path, every: int | str | None = "60s", keep: int = 2, monitor: str = "valid_loss"

@@ -1,4 +1,4 @@
-"""What options can be, and what they say of data, of a net and of its training.
+"""What options can be.
 
 As the command line itself, it imports nothing before a command needs it.
 """
@@ -6,14 +6,22 @@ As the command line itself, it imports nothing before a command needs it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
-
-from clearloop.errors import ConfigError
 
 TABLES = (".csv", ".parquet")
+FOUR_ARRAYS, TWO_ARRAYS = ("x_train", "y_train", "x_valid", "y_valid"), ("x", "y")  # what files of arrays are called
+
+
+class Form(StrEnum):
+    """What DATA can be."""
+
+    mnist = "mnist"
+    idx = "a folder of IDX files"
+    pictures = "a folder of pictures"
+    table = "a table"
+    npz = "an .npz file"
+    npy = "a folder of .npy files"
 
 
 class Model(StrEnum):
@@ -31,6 +39,7 @@ class Model(StrEnum):
 
 
 RESNETS = (Model.resnet18, Model.resnet34, Model.resnet50)
+AUTOENCODERS = (Model.autoencoder, Model.conv_autoencoder)
 
 
 class Optimizer(StrEnum):
@@ -64,6 +73,15 @@ class Bound(StrEnum):
     sigmoid = "sigmoid"
 
 
+class Log(StrEnum):
+    """Where a run's numbers go besides its history."""
+
+    csv = "csv"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
 class Kind(StrEnum):
     """What a table's target is taken for."""
 
@@ -72,99 +90,32 @@ class Kind(StrEnum):
     classes = "classes"
 
 
-@dataclass(frozen=True)
-class Source:
-    """What DATA and the options that belong to it say."""
+class Augmentation(StrEnum):
+    """What is done to training pictures, anew in every epoch."""
 
-    data: str
-    batch_size: int
-    seed: int
-    valid: float | None = None
-    target: str | None = None
-    kind: Kind | None = None
-    size: int | None = None
-    grey: bool = False
-    skip_bad: bool = False
-
-    @property
-    def held(self) -> float | int | None:
-        """How much of the training data is held out: a share, or a number of samples."""
-        return int(self.valid) if self.valid is not None and self.valid >= 1 else self.valid
-
-    @property
-    def share(self) -> float | None:
-        """The same where only a share will do."""
-        if self.valid is not None and self.valid >= 1:
-            raise ConfigError(f"--valid takes a share between 0 and 1 for such data, got {self.valid:g}")
-        return self.valid
-
-    def check(self) -> None:
-        """Raise ConfigError for options that cannot be, or that other data have."""
-        if self.seed >= 2**63:
-            raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
-        if self.valid is not None and not 0 < self.valid < 1 and not (self.valid >= 1 and self.valid.is_integer()):
-            raise ConfigError(f"--valid takes a share between 0 and 1 or a number of samples, got {self.valid:g}")
-        if Path(self.data).suffix not in TABLES and (self.target is not None or self.kind is not None):
-            raise ConfigError(f"--target and --kind are for tables (.csv, .parquet), got {self.data}")
-        if (self.size is not None or self.grey or self.skip_bad) and not is_folder_of_pictures(Path(self.data)):
-            raise ConfigError(f"--size, --grey and --skip-bad are for folders of pictures, got {self.data}")
+    flip = "flip"
+    crop = "crop"
+    rotate = "rotate"
+    erase = "erase"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a net is trained."""
+class Statistics(StrEnum):
+    """Of which pictures mean and spread are taken to normalise with."""
 
-    opt: Optimizer
-    shape: Shape
-    epochs: int
-    lr: float
-    weight_decay: float | None = None
-    momentum: float | None = None
-
-    def schedule(self, steps_per_epoch: int) -> Any:
-        """The schedule over all steps of the run, or None for a constant learning rate."""
-        from clearloop import schedules
-
-        if self.shape is Shape.one_cycle:
-            return schedules.one_cycle(self.lr, self.epochs * steps_per_epoch)
-        return schedules.cosine(self.lr, self.epochs * steps_per_epoch) if self.shape is Shape.cosine else None
+    training = "training"
+    imagenet = "imagenet"
 
 
-@dataclass(frozen=True)
-class Net:
-    """What --model and the options that belong to it say of a net."""
-
-    kind: Model
-    hidden: str = ""
-    dropout: float | None = None
-    code: int = 32
-    sparse: float | None = None
-    output: Bound = Bound.tanh
-
-    @property
-    def reconstructs(self) -> bool:
-        """Whether it is to give back what goes in."""
-        return self.kind in (Model.autoencoder, Model.conv_autoencoder)
-
-    @property
-    def convolves(self) -> bool:
-        """Whether a second thread pays."""
-        return self.kind in (Model.cnn, Model.conv_autoencoder, *RESNETS)
-
-    @property
-    def targets(self) -> Literal["labels", "inputs"]:
-        """What it is to give for an image."""
-        return "inputs" if self.reconstructs else "labels"
-
-    @property
-    def widths(self) -> list[int]:
-        """The numbers of --hidden."""
-        try:
-            return [int(width) for width in self.hidden.split(",")] if self.hidden else []
-        except ValueError:
-            raise ConfigError(f"--hidden takes whole numbers such as 64 or 16,32,64, got {self.hidden!r}") from None
-
-
-def is_folder_of_pictures(path: Path) -> bool:
-    """Whether it is a folder that holds none of MNIST's kind of files."""
-    return path.is_dir() and not any(re.search(r"-idx\d-ubyte(\.gz)?$", inner.name) for inner in path.iterdir())
+def form_of(data: str) -> Form | None:
+    """What kind of data DATA names, by the names of files alone; None where it is none that is known."""
+    path = Path(data)
+    if data == "mnist":
+        return Form.mnist
+    if path.is_dir():
+        names = [inner.name for inner in path.iterdir()]
+        if any(re.search(r"-idx\d-ubyte(\.gz)?$", name) for name in names):
+            return Form.idx
+        arrays = [f"{name}.npy" for name in (*FOUR_ARRAYS, *TWO_ARRAYS)]
+        return Form.npy if any(name in arrays for name in names) else Form.pictures
+    suffix = path.suffix.lower()
+    return Form.table if suffix in TABLES else Form.npz if suffix == ".npz" else None

@@ -7,32 +7,30 @@ from typing import Annotated
 
 import typer
 
-from clearloop.commands.choices import Model, Net, Source
-from clearloop.commands.options import BatchSize, Data, Device, Hidden, ModelName, OptimizerName, Seed, Threads, Valid
+from clearloop.commands import options
+from clearloop.commands.groups import Net, Source, Training
 from clearloop.commands.parts import make_learner, make_plan, set_threads
-from clearloop.commands.sources import open_data, pick_model
+from clearloop.commands.sources import open_data
 from clearloop.errors import ConfigError
 
 
+@options.grouped
 def lr_find(
-    data: Data,
-    target: Annotated[str | None, typer.Option(help="tables: the column to predict")] = None,
-    model: ModelName = Model.auto,
-    hidden: Hidden = "",
-    batch_size: BatchSize = 128,
-    opt: OptimizerName = None,
-    seed: Seed = 0,
-    valid: Valid = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    source: Source,
+    net: Net,
+    opt: options.OptimizerName = None,
+    weight_decay: options.WeightDecay = None,
+    momentum: options.Momentum = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
     steps: Annotated[int, typer.Option(min=10, help="learning rates to try, one a step")] = 100,
     out: Annotated[Path, typer.Option("--out", "-o", help="the picture")] = Path("lr_find.png"),
 ) -> None:
     """Try learning rates from small to large and suggest one to begin with."""
-    net = Net(pick_model(model, data), hidden)
+    net = net.chosen_for(source)
+    training = Training(opt=opt, weight_decay=weight_decay, momentum=momentum, device=device)
     set_threads(threads, default=2 if net.convolves else 1)
-    dls = open_data(Source(data, batch_size, seed, valid, target), net.targets)
-    learn = make_learner(dls, net, make_plan(net, opt), seed, device)
+    learn = make_learner(open_data(source, net), net, make_plan(net, training), training, source.seed)
     found = learn.lr_find(steps=steps)
     print(f"suggested learning rate: {found.suggestion:.2g}")
     try:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clearloop.commands import own_models
 from clearloop.commands.choices import TABLES
-from clearloop.commands.options import Run
+from clearloop.commands.options import Arguments, Changed, OwnModel, Run
 from clearloop.commands.speech import say
 from clearloop.errors import ConfigError
 
@@ -20,19 +21,29 @@ if TYPE_CHECKING:
 
 def predict(
     run: Run,
-    items: Annotated[list[Path], typer.Argument(help="picture files, or .npy and .npz files with one item or many")],
+    items: Annotated[
+        list[Path], typer.Argument(help="pictures, .npy and .npz files with one item or many; or a table of rows")
+    ],
     dark_on_light: Annotated[bool, typer.Option("--dark-on-light", help="ink on paper: invert the picture")] = False,
     crop: Annotated[
         bool, typer.Option("--crop", help="cut the picture to its ink and centre it, as MNIST's were")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="tables: the file to write; else the screen")] = None,
+    model: OwnModel = None,
+    arguments: Arguments = None,
+    changed: Changed = False,
 ) -> None:
     """Predict new items with a run's model: class and probabilities, or values; rows of a table as a table."""
     from clearloop.predictor import Predictor
 
-    predictor = Predictor.load(run)
+    predictor = Predictor.load(run, own_models.of_run("predict", run, model, arguments, changed))
     if predictor.table is not None:
+        if dark_on_light or crop or as_json:
+            option = "--json" if as_json else "--crop" if crop else "--dark-on-light"
+            raise ConfigError(
+                f"{option} is not for runs on tables: their predictions are written as a table; leave it out"
+            )
         predict_table(predictor, items, out)
         return
     if out is not None:
@@ -55,7 +66,7 @@ def predict_table(predictor: Predictor, items: list[Path], out: Path | None) -> 
 
     from clearloop.row_predictions import predict_rows
 
-    if len(items) != 1 or items[0].suffix not in TABLES:
+    if len(items) != 1 or items[0].suffix.lower() not in TABLES:
         raise ConfigError(
             f"expected one table with rows to predict, .csv or .parquet, got {', '.join(map(str, items))}"
         )

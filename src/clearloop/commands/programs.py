@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from clearloop.commands.options import RUNG_HELP, Run
+from clearloop.commands import own_models
+from clearloop.commands.options import RUNG_HELP, Arguments, Changed, OwnModel, Run
 from clearloop.commands.speech import say
 from clearloop.errors import ConfigError
 
@@ -17,11 +18,18 @@ def eject(
     run: Run,
     rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_HELP)] = 7,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write the program here, not to the screen")] = None,
+    model: OwnModel = None,
+    arguments: Arguments = None,
+    changed: Changed = False,
 ) -> None:
     """Print a run as one plain PyTorch program without clearloop in it."""
     from clearloop.eject import eject as eject_run
 
-    program = eject_run(run, rung)
+    made = own_models.of_run("eject", run, model, arguments, changed)
+    if made is None:
+        program = eject_run(run, rung)
+    else:
+        program = own_models.learner(run, made).eject(rung, model_expr=own_models.expression(made))
     if out is not None:
         program.write(out)
         say(f"wrote {out}")
@@ -33,11 +41,21 @@ def eject(
     sys.stdout.write(program.text)
 
 
-def verify(run: Run, rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_HELP)] = 7) -> None:
+def verify(
+    run: Run,
+    rung: Annotated[int, typer.Option(min=1, max=7, help=RUNG_HELP)] = 7,
+    model: OwnModel = None,
+    arguments: Arguments = None,
+    changed: Changed = False,
+) -> None:
     """Run the ejected program where clearloop cannot be imported, and compare every number with the run's."""
     from clearloop.verify import verify as verify_run
 
-    comparisons = verify_run(run, rung)
+    made = own_models.of_run("verify", run, model, arguments, changed)
+    if made is None:
+        comparisons = verify_run(run, rung)
+    else:
+        comparisons = own_models.learner(run, made).verify(rung, model_expr=own_models.expression(made))
     for comparison in comparisons:
         mark = "same" if comparison.same else f"DIFFERS: the program has {comparison.program}"
         print(f"{comparison.what:28} {comparison.run:64} {mark}")

@@ -15,8 +15,7 @@ from clearloop.commands.speech import one_line, say
 from clearloop.errors import ClearloopError, RunError
 
 if TYPE_CHECKING:
-    from clearloop.callbacks.checkpoints import Checkpoints
-    from clearloop.commands.choices import Plan
+    from clearloop.commands.groups import Plan
     from clearloop.learner import Learner
 
 
@@ -42,17 +41,25 @@ def compare_with_baseline(learn: Learner) -> None:
 
 
 @contextlib.contextmanager
-def new_run(out: Path | None, data: str, learn: Learner, checks: Checkpoints) -> Iterator[None]:
+def new_run(out: Path | None, data: str, learn: Learner) -> Iterator[None]:
     """A new folder for the checkpoints, `out` or runs/NAME-1, -2, …; it goes again if an error comes before a step."""
+    from clearloop.callbacks.checkpoints import Checkpoints
     from clearloop.rundir import RunDirectory
 
-    there = out is not None and out.exists()
+    there = out is not None and learn.team.share(out.exists)
     name = re.sub(r"[^\w.-]+", "-", "mnist" if data == "mnist" else Path(data).resolve().stem).strip("-.") or "run"
-    run = RunDirectory.numbered("runs", name) if out is None else RunDirectory.create(out)
-    checks.path = run.path
+
+    def made() -> Path:
+        return (RunDirectory.numbered("runs", name) if out is None else RunDirectory.create(out)).path
+
+    run = RunDirectory(learn.team.share(made))  # by the first of several processes
+    learn.team.note_run(run.path)
+    next(callback for callback in learn.cbs if isinstance(callback, Checkpoints)).path = run.path
     try:
         yield
     except (ClearloopError, OSError):
+        if not learn.team.leads:
+            raise
         with contextlib.suppress(RunError), run.lock():  # not where another process has begun the same folder
             if not learn.history.steps and not run.checkpoints():
                 for path in [*run.path.iterdir()] if there else [run.path]:  # it was empty: all in it is ours
@@ -63,22 +70,26 @@ def new_run(out: Path | None, data: str, learn: Learner, checks: Checkpoints) ->
 def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> None:
     """Train, with the table on the screen and in the run's log; draw the curves, also when it is interrupted."""
     from clearloop.callbacks.progress import Progress
+    from clearloop.callbacks.timing import Timing, advice
 
     waiting: list[str] = []  # the table's header comes before the run's folder is opened
 
     def log(line: str) -> None:
         waiting.append(line)
-        while waiting and learn.run is not None:
+        while waiting and learn.run is not None and learn.team.leads:
             learn.run.run.log(waiting.pop(0))
 
-    learn.cbs.append(Progress(io.StringIO() if quiet else None, log))
+    timing = Timing(lambda line: log(f"time: {line}"))
+    learn.cbs += [Progress(io.StringIO() if quiet else None, log), timing]
     try:
-        quietly_warned(work)
+        quietly_warned(work, log)
     except ClearloopError as error:
         log(f"error: {one_line(error)}")
         raise
     finally:
         draw_curves(learn)
+    if not learn.team.leads:
+        return
     assert learn.run is not None
     last = learn.history.epochs[-1]
     if learn.stop_reason:
@@ -87,13 +98,15 @@ def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> Non
     numbers = {"train_loss": last.train_loss, "valid_loss": last.valid_loss, **last.metrics}
     say("  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None))
     compare_with_baseline(learn)
+    times = timing.records[-1]
+    say(f"time of an epoch: {times}; {advice(times, learn)}", quiet)
     draw_looks(learn)
     say(f"saved in {learn.run.path}; next: clearloop predict {learn.run.path} {example(learn)}", quiet)
 
 
 def draw_curves(learn: Learner) -> None:
     """plots/loss.png in the run's folder; a disk that refuses it is no reason to lose the error before."""
-    if learn.run is None or not learn.history.losses:
+    if learn.run is None or not learn.history.losses or not learn.team.leads:
         return
     try:
         learn.plot_loss(learn.run.path / "plots" / "loss.png")
@@ -120,10 +133,15 @@ def example(learn: Learner) -> str:
     return "ITEMS.npy" if learn.dls.image_size is None else "PICTURE.png"
 
 
-def quietly_warned(work: Callable[[], Any]) -> Any:
-    """Run `work`; its warnings become single lines without a source position."""
+def quietly_warned(work: Callable[[], Any], log: Callable[[str], None] | None = None) -> Any:
+    """Run `work`; its warnings become single lines without a source position, on the screen and in the log."""
     import warnings
 
+    def show(message: Any, *rest: Any) -> None:
+        print(f"note: {message}", file=sys.stderr)
+        if log is not None:
+            log(f"note: {message}")
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest: print(f"note: {message}", file=sys.stderr)
+        warnings.showwarning = show  # type: ignore[assignment]
         return work()

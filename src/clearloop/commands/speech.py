@@ -12,8 +12,17 @@ def say(line: str, quiet: bool = False) -> None:
 
 
 def fail(error: Exception, code: int) -> None:
-    """Print an error as one line and leave."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    """Print an error as one line, with a line more for each item of a list that it holds, and leave.
+
+    Of several processes, the first that knows of it prints.
+    """
+    distributed = sys.modules.get("clearloop.distributed")  # where nothing has loaded it, there is one process
+    team = None if distributed is None else distributed.joined()
+    if team is None or team.report(error):
+        begin = "error: " if team is None or team.world_size == 1 else f"error: rank {team.rank}: "
+        stream = sys.stderr if team is None or team.leads else sys.__stderr__  # which only the first has kept
+        for number, line in enumerate(str(error).split("\n  ")):
+            print(f"{'  ' if number else begin}{printable(' '.join(line.split()))}", file=stream, flush=True)
     sys.exit(code)
 
 

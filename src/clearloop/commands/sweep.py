@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +46,7 @@ def sweep(
 
     found = run(
         learn, plan.epochs, lr=lrs, weight_decay=decays, momentum=momenta, seeds=seeds, schedule=plan.shape.value,
-        by=by, quiet=quiet,
+        by=by, model=fresh_model(net), quiet=quiet,
     )  # fmt: skip
     if quiet:
         print(found.verdict)
@@ -54,6 +55,13 @@ def sweep(
     except ValueError as error:  # a suffix that is no format of pictures
         raise ConfigError(f"the picture cannot be written to {out}: {error}") from None
     print(f"the picture is in {out}")
+
+
+def fresh_model(net: Net) -> Callable[[], Any] | None:
+    """What makes a model of one's own anew for each member; None where the recipe knows."""
+    from clearloop.commands import own_models
+
+    return (lambda: own_models.make(own_models.read(net.model, net.arguments))) if net.owned else None
 
 
 def numbers(option: str, text: str) -> list[float] | None:

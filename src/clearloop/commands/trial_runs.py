@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO, Any
 
+from clearloop.commands.own_models import repeated
 from clearloop.commands.speech import printable
 from clearloop.errors import ConfigError, RunError
 from clearloop.rundir import RunDirectory
@@ -113,7 +114,7 @@ class TrainJob:
     def _launch(self, lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
         threads = ["--threads", str(self.command["threads"])]
         if self.run.checkpoints():
-            arguments = ["resume", str(self.run.path), *threads]
+            arguments = ["resume", str(self.run.path), *threads, *repeated(self.command["options"])]
         else:
             if self.run.path.exists():  # begun, and killed before anything was saved
                 shutil.rmtree(self.run.path)

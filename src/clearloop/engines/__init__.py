@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from clearloop.distributed import Alone, Team
+from clearloop.engines.distributed import DistributedEngine as DistributedEngine
 from clearloop.engines.eager import EagerEngine as EagerEngine
 from clearloop.errors import ConfigError
 from clearloop.step import Span, TrainState
 
-__all__ = ["EagerEngine", "Engine", "make_engine"]
+__all__ = ["DistributedEngine", "EagerEngine", "Engine", "make_engine"]
 
 
 class Engine(Protocol):
@@ -21,11 +23,11 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(fast: str) -> Engine:
-    """The engine for Learner's `fast`: "off" is the eager one, the only one there is so far.
+def make_engine(fast: str, team: Alone | None = None) -> Engine:
+    """The engine for Learner's `fast`: "off" is the eager one, the only one there is so far; several processes share.
 
     Raises: ConfigError for anything else.
     """
     if fast != "off":
         raise ConfigError(f'fast must be "off" (the eager engine is the only one of this version), got {fast!r}')
-    return EagerEngine()
+    return DistributedEngine(team) if isinstance(team, Team) else EagerEngine()
