@@ -1,12 +1,14 @@
 """What torchrun starts in the tests of `clearloop train` and of failures; each process leaves its id in pids/.
 
 distributed_run.py train DATA ...    the command line, as `python -m clearloop` runs it
+distributed_run.py dying DATA ...    the same, but the first start is killed when it is about to write the recipe
 distributed_run.py raising RANK    a script whose process RANK meets an item that cannot be read, in epoch 1
 distributed_run.py steps    500 steps, whose end is in steps.pt
 distributed_run.py script    a script that goes on with its run, where there is one
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -60,6 +62,18 @@ def script():
         learn.fit(4)
 
 
+def die_at_first():
+    """Be killed between what a run's folder holds before its recipe, and the recipe."""
+    from clearloop.rundir import RunDirectory
+
+    def half(self, content):
+        (self.path / "git.diff").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        RunDirectory.write_recipe = half
+
+
 def main(command, *rest):
     note_id()
     torch.set_num_threads(1)
@@ -74,6 +88,9 @@ def main(command, *rest):
     elif command == "script":
         script()
     else:
+        if command == "dying":
+            sys.argv[1] = "train"
+            die_at_first()
         command_line()
 
 

@@ -6,7 +6,9 @@ runs all of them, leaves what each rank found in FOLDER/RANK.pt, then runs the c
 """
 
 import os
+import signal
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -246,6 +248,55 @@ def batch_norm():
         learn.fit(2, quiet=True)
     averages = {name: tensor.clone() for name, tensor in learn.cbs[0].averages.items()}
     return {**results(learn), "averages": averages, "told": [str(warning.message) for warning in told]}
+
+
+class Signalling(nn.Module):
+    """While it validates, the last process gets a SIGTERM."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.left = net(), None
+
+    def forward(self, inputs):
+        if self.left is not None and not self.training:
+            self.left -= 1
+            time.sleep(0.01)
+            if self.left == 97 and os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", 1)) - 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return self.inner(inputs)
+
+
+@case
+def signal_in_validation():
+    learn = cl.Learner(digits(203, 640), Signalling(), F.cross_entropy, lr=0.1, metrics=cl.accuracy, seed=0)
+    learn.prepared()
+    learn.model.left = 100
+    try:
+        learn.fit(2, quiet=True)
+        ended = None
+    except SystemExit as end:
+        ended = end.code
+    validated, at, learn.model.left = 100 - learn.model.left, [learn.epoch, learn.step, learn.whole], None
+    learn.resume(quiet=True)
+    return {**results(learn), "ended": ended, "validated": validated, "at": at}
+
+
+@case
+def timed():
+    learn = cl.Learner(
+        (cl.DataLoader(Slow(), 8, seed=3), None), nn.Linear(4, 3), F.cross_entropy, lr=0.01, seed=0,
+        cbs=cl.Timing(log=lambda line: None),
+    )  # fmt: skip
+    learn.fit(1, quiet=True)
+    return {"data": [times.data for times in learn.cbs[0].records]}
+
+
+class Slow(Noisy):
+    """Items that take their time."""
+
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        return super().__getitem__(index)
 
 
 @case

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import clearloop as cl
+from clearloop import peers
+from clearloop.commands import running
 from cli_tools import clearloop, write_idx
 from distributed_scenarios import CASES, digits, five_hundred_steps, net
 from resume_tools import differences, end_on_disk
@@ -30,7 +32,7 @@ DRAWING = [*OPTIONS, "--dropout", "0.2", "--ema", "0.9"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 SAME = [
     "plain", "few_samples", "accumulated_and_clipped", "weighted_classes", "augmented", "items_with_workers",
-    "unused_and_thawed", "plateau_and_early_stopping", "metric_with_a_state",
+    "unused_and_thawed", "plateau_and_early_stopping", "metric_with_a_state", "signal_in_validation",
 ]  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def worlds(data, tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, worlds):
     """What each of several processes found, by scenario."""
     folder = worlds(request.param)
@@ -158,6 +160,19 @@ def test_a_learning_rate_is_found_as_by_one_process(found, alone):
         assert rank["losses"] == pytest.approx(alone("lr_finder")["losses"], abs=1e-6)
 
 
+def test_a_signal_ends_a_long_validation_in_all_processes_where_it_can_go_on(found, alone):
+    assert alone("signal_in_validation")["ended"] == 128 + signal.SIGTERM
+    for rank in found["signal_in_validation"]:
+        assert rank["ended"] == 0
+        assert rank["validated"] < 30  # of the 40 that an evaluation has
+        assert rank["at"] == [0, 7, True]
+
+
+def test_time_spent_on_loading_shares_is_seen_by_timing(found):
+    (data,) = found["timed"][0]["data"]
+    assert data > 0.01 * 21 / len(found["timed"])  # each process asks for its share of 21 slow items
+
+
 def test_what_cannot_be_shared_is_refused_by_every_process(found):
     for rank in found["refusals"]:
         foreign, wrapped, sizes, models, values, synchronised = rank["refused"]
@@ -211,6 +226,72 @@ def test_more_processes_than_gpus_are_refused(tmp_path):
 # -- runs: failures, signals, restarts, other numbers of processes -----------------------------------------------------
 
 RUN = HERE / "distributed_run.py"
+
+
+def silent_peers(monkeypatch, tmp_path):
+    """Rank 0 of two processes, of which the other has given one sign of life, and no more."""
+    monkeypatch.setattr(peers, "BEAT_S", 0.01)
+    monkeypatch.setattr(peers, "UNEASY_S", 0.1)
+    monkeypatch.setattr(peers, "SILENCE_S", 0.1)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    store.add("beat-1", 1)
+    return peers.Peers(0, 2, store, store)
+
+
+def test_a_process_that_gives_no_sign_of_life_is_spoken_of_once(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    found = silent_peers(monkeypatch, tmp_path)
+    time.sleep(0.5)
+    found.close()
+    assert capfd.readouterr().err.count("note: rank 1 has given no sign of life") == 1
+    assert found.roll_call() == "rank 1 gave no sign of life: killed, stopped or cut off from the others"
+
+
+def test_a_process_that_ended_by_itself_is_not_called_killed(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    found = silent_peers(monkeypatch, tmp_path)
+    found.store.set("ended-1", "")
+    time.sleep(0.5)
+    found.close()
+    assert "no sign of life" not in capfd.readouterr().err
+    assert found.roll_call().startswith("rank 1 ended by itself while others waited for it")
+
+
+@pytest.mark.parametrize("command", [["check", "mnist"], ["sweep", "mnist"], ["predict", "run", "x.png"], ["runs"]])
+def test_what_is_not_shared_out_is_refused_once(monkeypatch, command):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = clearloop(*command)
+    assert first.code == 2
+    assert f"clearloop {command[0]} works in one process: start it without torchrun" in first.err
+    monkeypatch.setenv("RANK", "1")
+    other = clearloop(*command)
+    assert (other.code, other.out, other.err) == (0, "", "")
+
+
+def test_a_command_that_was_killed_before_its_run_was_there_keeps_its_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = tmp_path / "runs" / "data-1"
+    (left / "initial").mkdir(parents=True)
+    monkeypatch.setattr(running, "left_without_run", lambda: left)
+    monkeypatch.setattr(running, "draw_curves", lambda learn: None)
+    done = clearloop("train", data, "--model", "mlp", "--hidden", "4", "-n", "1")
+    assert done.code == 0, done.err
+    assert os.listdir(tmp_path / "runs") == ["data-1"]
+    assert not (left / "initial").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", [[], ["--out", "runs/own"]])
+def test_a_kill_before_the_recipe_leaves_one_run(data, tmp_path, out):
+    job = Job(tmp_path, 2, "dying", data, "--model", "mlp", "--hidden", "4", "-n", "1", *out, restarts=1)
+    assert job.wait() == 0, job.output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "recipe.json").exists()
+    assert not (run / "git.diff").exists() or (run / "git.diff").read_text() != "half"
 
 
 class Job:
@@ -277,13 +358,6 @@ def kill_and_compare(data, cwd, expected, rank, step, number=signal.SIGKILL, env
     return job.output
 
 
-def test_a_killed_process_is_replaced_and_the_run_ends_with_the_same_bits(data, worlds, tmp_path):
-    output = kill_and_compare(data, tmp_path, worlds(2), 1, 24)
-    assert output.count("rank 1 gave no sign of life: killed, stopped or cut off from the others") == 1
-    assert "rank 1 gave no sign of life" in (tmp_path / "run" / "log.txt").read_text()
-    assert "going on at epoch" in output
-
-
 def stop_by_signal(cwd, step, processes, *arguments, rank=0):
     """SIGTERM to one process when `step` is saved; the step at which all of them stopped."""
     job = Job(cwd, processes, *arguments, restarts=3)
@@ -309,6 +383,31 @@ def compare_with_one_process(data, cwd):
     assert largest_difference(weights(cwd), weights(cwd / "alone")) <= 1e-5
 
 
+@says_so
+def test_a_killed_process_is_replaced_then_a_signal_stops_all_and_one_process_goes_on(data, worlds, tmp_path):
+    job = Job(tmp_path, 2, "train", data, *DRAWING, restarts=3)
+    job.wait_for_step(12)
+    job.send(1, signal.SIGKILL)
+    job.wait_for_step(28, restart=1)
+    job.send(1, signal.SIGTERM, restart=1)
+    assert job.wait() == 0, job.output
+    assert not (tmp_path / "pids" / "2-0").exists(), "torchrun has begun it anew"
+    assert job.output.count("error: rank 1 gave no sign of life: killed, stopped or cut off from the others") == 1
+    assert "rank 1 gave no sign of life" in (tmp_path / "run" / "log.txt").read_text()
+    assert job.output.count("run: going on at epoch") == 1
+    stopped, whole = newest_step(tmp_path), history(worlds(2))
+    assert 28 <= stopped < 60
+    assert history(tmp_path) == whole[:stopped]  # to the bit, and saved where it stopped
+    with contextlib.chdir(tmp_path):
+        done = clearloop("resume", "run")
+    assert done.code == 0
+    assert "processes: 2 -> 1" in done.err
+    assert [(line["step"], line["count"]) for line in history(tmp_path)] == [
+        (line["step"], line["count"]) for line in whole
+    ]
+
+
+@pytest.mark.slow
 @says_so
 def test_a_signal_to_one_process_stops_all_and_one_process_goes_on(data, tmp_path):
     stop_by_signal(tmp_path, 12, 2, "train", data, *OPTIONS, rank=1)

@@ -41,6 +41,7 @@ Cursor = tuple[int, int, int]  # seed, epoch, batches of it that are done
 CPU = torch.device("cpu")
 HOOKS = [name for name in vars(Callback) if name.startswith(("before_", "after_"))]
 TIMEOUT_S = 600.0  # how long a process waits for the others, unless CLEARLOOP_TIMEOUT_S says otherwise
+LISTEN_S = 1.0  # about how long a long evaluation goes on before it hears of a signal
 RUN_OF_THE_JOB = "clearloop/run"
 
 
@@ -197,10 +198,24 @@ class Team(Alone):
             losses, counts, columns = zip(*parts, strict=True)
             return sum(losses), sum(counts), [sum(column) for column in zip(*columns, strict=True)]
 
-        if isinstance(loader, ForeignLoader) or whole:
+        if isinstance(loader, ForeignLoader):
             return loader.batches(0, device=device), reduce
-        shares = (shard(indices, self.rank, self.world_size) for indices in loader.index_batches(0))
-        return loader.load((share for share in shares if size(share)), 0, device), reduce
+        place = (0, 1) if whole else (self.rank, self.world_size)
+        shares = [shard(indices, *place) for indices in loader.index_batches(0)]
+        mine = loader.load([share for share in shares if size(share)], 0, device)
+        return (next(mine) for share in self._listening(shares) if size(share)), reduce
+
+    def _listening(self, items: Sequence[T]) -> Iterator[T]:
+        """As many items in every process, with an exchange about once a second: a signal ends a long evaluation."""
+        every = left = 1
+        for item in items:
+            yield item
+            left -= 1
+            if left == 0:
+                since = self._now
+                self.exchange(torch.empty(0))
+                self._signals.act()
+                every = left = max(1, min(2 * every, int(LISTEN_S * every / max(self._now - since, 1e-9))))
 
     def share(self, value: Callable[[], T]) -> T:
         """What `value()` gives in rank 0, sent to all."""

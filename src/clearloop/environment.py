@@ -63,7 +63,7 @@ def _tf32(backend: Any) -> str:
 def warn_of_changes(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Say aloud that a resumed run will not be exact, where its numerics have changed."""
     changed = [f"{name}: {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
-    if changed:
+    if changed and not (processes() > 1 and dist.get_rank()):  # once, of several processes
         warnings.warn(f"the run goes on, but not to the bit, for this has changed: {'; '.join(changed)}", stacklevel=3)
 
 

@@ -54,7 +54,7 @@ class Interrupts:
             yield
         finally:
             self.depth, self.firm = before
-        self._act()
+        self.act()
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -63,12 +63,13 @@ class Interrupts:
         try:
             if self.depth == 1:
                 self.depth, self.firm = 0, 0
-                self._act()
+                self.act()
             yield
         finally:
             self.depth, self.firm = before
 
-    def _act(self) -> None:
+    def act(self) -> None:
+        """Raise what a signal that waits turns into, unless inside `held()`."""
         if self.depth == 0 and self.waiting is not None:
             number, self.waiting = self.waiting, None
             raise self._interruption(number)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearloop.commands.processes import left_without_run
 from clearloop.commands.speech import one_line, say
 from clearloop.errors import ClearloopError, RunError
 
@@ -49,7 +50,12 @@ def new_run(out: Path | None, data: str, learn: Learner) -> Iterator[None]:
     there = out is not None and learn.team.share(out.exists)
     name = re.sub(r"[^\w.-]+", "-", "mnist" if data == "mnist" else Path(data).resolve().stem).strip("-.") or "run"
 
+    former = left_without_run()
+
     def made() -> Path:
+        if former is not None and former.is_dir() and not RunDirectory(former).history.exists():
+            empty(former)
+            return RunDirectory.create(former if out is None else out).path
         return (RunDirectory.numbered("runs", name) if out is None else RunDirectory.create(out)).path
 
     run = RunDirectory(learn.team.share(made))  # by the first of several processes
@@ -62,9 +68,16 @@ def new_run(out: Path | None, data: str, learn: Learner) -> Iterator[None]:
             raise
         with contextlib.suppress(RunError), run.lock():  # not where another process has begun the same folder
             if not learn.history.steps and not run.checkpoints():
-                for path in [*run.path.iterdir()] if there else [run.path]:  # it was empty: all in it is ours
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                empty(run.path)
+                if not there:
+                    shutil.rmtree(run.path, ignore_errors=True)
         raise
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a folder that was empty when this command began: all of it is ours."""
+    for path in [*folder.iterdir()]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def run_and_report(learn: Learner, work: Callable[[], None], quiet: bool) -> None:

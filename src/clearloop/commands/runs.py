@@ -34,9 +34,23 @@ def runs(folder: Annotated[Path, typer.Argument(help="where the runs are")] = Pa
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["modified"]))
         done = 0 if row["epoch"] is None else row["epoch"] + 1
         epochs = f"{done}" if row["epochs_planned"] is None else f"{done}/{row['epochs_planned']}"
-        cells = (row["name"], short(row["model"]), short(row["data"]), epochs, loss, metrics, changed, row["state"])
+        cells = (row["name"], short(row["model"]), source_of(row["data"]), epochs, loss, metrics, changed, row["state"])
         table.add_row(*(Text(printable(cell)) for cell in cells))  # as text: names are not to be taken for markup
     Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False)
+
+
+def source_of(description: Any) -> str:
+    """The file or folder that a run's data came from; for data that have none, how their loaders were made.
+
+    >>> source_of({"path": "clearloop.data.tables:TableDataLoaders.from_file", "args": ["/mine/houses.csv", "price"]})
+    'houses.csv'
+    """
+    if isinstance(description, dict):
+        given = [*description.get("args", []), *description.get("kwargs", {}).values()]
+        paths = [Path(arg) for arg in given if isinstance(arg, str) and Path(arg).is_absolute()]
+        if paths:  # of x.npy and y.npy, or the like, the folder
+            return (paths[0].parent if len(paths) > 1 else paths[0]).name
+    return short(description)
 
 
 def short(description: Any) -> str:
@@ -44,5 +58,6 @@ def short(description: Any) -> str:
     if not isinstance(description, dict):
         return "?"
     name = str(description.get("path", description.get("name", "?"))).split(":")[-1].split(".")[-1]
-    arguments = ", ".join(str(argument) for argument in description.get("args", []) if not isinstance(argument, str))
+    plain = [arg for arg in description.get("args", []) if arg is not None and not isinstance(arg, str)]
+    arguments = ", ".join(map(str, plain))
     return f"{name}({arguments})" if arguments else name

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+
+LATER_S = 5.0
 
 
 def say(line: str, quiet: bool = False) -> None:
@@ -18,8 +22,12 @@ def fail(error: Exception, code: int) -> None:
     """
     distributed = sys.modules.get("clearloop.distributed")  # where nothing has loaded it, there is one process
     team = None if distributed is None else distributed.joined()
+    if team is None and os.environ.get("RANK", "0") != "0":
+        time.sleep(LATER_S)  # an error so early is that of all: torchrun ends this process when the first has told
     if team is None or team.report(error):
-        begin = "error: " if team is None or team.world_size == 1 else f"error: rank {team.rank}: "
+        begin = "error: "
+        if team is not None and team.world_size > 1 and not str(error).startswith("rank"):  # it says who already
+            begin = f"error: rank {team.rank}: "
         stream = sys.stderr if team is None or team.leads else sys.__stderr__  # which only the first has kept
         for number, line in enumerate(str(error).split("\n  ")):
             print(f"{'  ' if number else begin}{printable(' '.join(line.split()))}", file=stream, flush=True)
