@@ -430,3 +430,26 @@ def test_a_learner_checks_itself(capsys):
     learn = Learner(DataLoaders.mnist(seed=0), models.mlp(784, 16, 10), F.cross_entropy, seed=0, device="cpu")
     assert learn.check(lr=0.1).ok
     assert "passed" in capsys.readouterr().out
+
+
+# -- no alarm where nothing is wrong -----------------------------------------------------------------------------------
+
+
+def test_twins_across_the_split_are_no_overlap_where_training_samples_have_as_many_as_chance_gives():
+    generator = torch.Generator().manual_seed(0)
+    tokens = (torch.arange(20)[None] * 3 + torch.randint(0, 200, (600, 1), generator=generator)) % 200
+    parts = [TensorDataset(part[:, :-1], part[:, -1] // 100) for part in (tokens[:500], tokens[500:])]
+    model = nn.Sequential(nn.EmbeddingBag(200, 16), nn.Linear(16, 2))
+    dls = (DataLoader(parts[0], 32, shuffle=True, seed=0), DataLoader(parts[1], 100))
+    report = check(Learner(dls, model, F.cross_entropy, lr=0.1, seed=0, device="cpu"), quiet=True)
+    assert report["no overlap"].status == "note"
+
+
+def test_a_regression_on_large_values_is_warned_of_once_and_does_not_fail():
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    dls = DataLoaders.arrays(x, 1e5 * x[:, :1] + 3e5, seed=0)
+    torch.manual_seed(0)
+    report = check(Learner(dls, nn.Linear(5, 1), F.mse_loss, lr=0.1, seed=0, device="cpu"), quiet=True)
+    assert report["targets scaled"].status == "warning"
+    assert report["batch over-fitted"].status == "skipped"
+    assert report.ok

@@ -43,7 +43,7 @@ TRAIN_OPTIONS = {
     ),
     *("--device", "--threads", "--out", "--every", "--keep", "--quiet", "--code", "--sparse", "--output"),
     *("--target", "--kind", "--ignore", "--categorical", "--class-weights", "--size", "--grey", "--skip-bad"),
-    *("--augment", "--normalize", "--weights", "--reconstructions-every", "--log"),
+    *("--augment", "--normalize", "--weights", "--reconstructions-every", "--log", "--set", "--print-recipe"),
 }
 
 

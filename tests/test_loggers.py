@@ -23,11 +23,13 @@ from clearloop import (
     TensorBoard,
     TensorDataset,
     Timing,
+    durable,
     nvml,
 )
 from clearloop.callback import Callback
 from clearloop.callbacks.logger import Logger, package, settings
 from clearloop.callbacks.timing import EpochTimes, read_times
+from clearloop.errors import StorageError
 from cli_tools import clearloop, write_idx
 from test_callbacks import learner
 
@@ -133,6 +135,51 @@ def test_settings_are_flat_and_short():
     assert all(isinstance(value, (int, float, str)) for value in found.values())
 
 
+class Breaks(Memory):
+    """Its target is gone after some calls."""
+
+    def write(self, values, step, epoch):
+        super().write(values, step, epoch)
+        if len(self.calls) > 2:
+            raise OSError(28, "No space left on device")
+
+    def abandon(self):
+        self.calls.append("abandon")
+
+
+def test_a_logger_that_fails_while_training_ends_the_logging_and_not_the_run():
+    logger = Breaks()
+    learn = learner(logger)
+    with pytest.warns(RuntimeWarning, match="Breaks logs no further .*No space left.*; training goes on") as said:
+        learn.fit(2, quiet=True)
+    assert (len(said), len(learn.history.epochs), learn.whole) == (1, 2, True)
+    assert logger.calls[-1] == "abandon"
+    assert len(logger.calls) == 4  # open, two writes, and no word after that
+
+
+def test_a_target_that_fails_at_the_end_does_not_make_a_finished_fit_a_failed_one():
+    class Ends(Memory):
+        def close(self, learn):
+            raise ConnectionError("gone")
+
+    learn = learner(Ends())
+    with pytest.warns(RuntimeWarning, match="Ends logs no further"):
+        learn.fit(1, quiet=True)
+    assert learn.failure is None
+
+
+def test_a_logger_that_cannot_be_opened_lets_go_of_what_it_holds_and_the_fit_does_not_begin():
+    class Half(Breaks):
+        def open(self, learn):
+            raise OSError("half way")
+
+    logger = Half()
+    learn = learner(logger)
+    with pytest.raises(OSError, match="half way"):
+        learn.fit(1, quiet=True)
+    assert (logger.calls, learn.history.steps) == (["abandon"], 0)
+
+
 # -- CSV ---------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +243,28 @@ def test_the_csv_file_of_another_run_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="has other columns"):
         other.fit(1, quiet=True)
     assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", [b"x,0", b"1", b"\xff,\xfe,1", b""])
+def test_a_csv_file_that_is_no_log_is_refused_with_a_typed_error(tmp_path, text):
+    learn = learner(CSVLogger(every=None, folder=tmp_path))
+    learn.fit(1, quiet=True)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes() + text + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="other columns"):
+        learn.fit(1, quiet=True)
+    assert path.read_bytes() == before
+
+
+def test_names_with_commas_quotes_and_newlines_are_columns_all_the_same(tmp_path):
+    from clearloop.metrics import mean_metric
+
+    name = '=odd, "name"\nof a metric'
+    learn = learner(CSVLogger(every=2, folder=tmp_path), metrics=mean_metric(name, lambda preds, targets: 0.5))
+    learn.fit(1, quiet=True)
+    learn.fit(1, quiet=True)
+    assert [row[name] for row in rows(tmp_path / "metrics.csv") if row["train_loss"]] == ["0.5", "0.5"]
 
 
 def test_loggers_come_back_with_a_run_that_is_loaded_and_write_into_its_folder(tmp_path):
@@ -277,6 +346,22 @@ def test_gradients_in_tensorboard_are_those_of_the_epochs_first_batch(tmp_path):
     logged = [event.histogram_value.sum for event in events(tmp_path).Histograms("gradients/0.weight")]
     # by hand the hook fires too, so what is kept first is the same gradient twice
     assert logged == pytest.approx(keeps.sums, abs=1e-6)
+
+
+def test_gradients_in_tensorboard_are_not_those_of_a_scaled_loss(tmp_path):
+    logger = TensorBoard(folder=tmp_path)
+    learn = learner(logger)
+    learn.scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    logger._writer = SimpleNamespace(add_histogram=lambda name, values, step: found.append((name, values)))
+    logger._writer.flush = lambda: None
+    found = []
+    logger.before_epoch(learn)
+    loss = learn.model(torch.ones(2, 4)).sum()
+    gradient = torch.autograd.grad(loss, learn.model[0].bias, retain_graph=True)[0]
+    (loss * 1024.0).backward()
+    logger.look(learn)
+    logger._let_go()
+    assert torch.allclose(dict(found)["gradients/0.bias"], gradient)
 
 
 def test_after_a_resume_tensorboard_shows_each_step_once(tmp_path):
@@ -380,13 +465,78 @@ def test_time_spent_in_a_callback_is_that_callbacks():
     assert record.callbacks["EarlyStopping"] < 0.02
     assert "most of it in Slow" in line
     assert all("after_epoch" not in vars(callback) for callback in learn.cbs)  # measured no longer
-    assert "batches" not in vars(learn.dls.train)
+    assert not {"batches", "load"} & vars(learn.dls.train).keys()
 
 
 def test_time_spent_on_validation_is_validations():
     record, line, _ = times_of(DataLoader(small(), 16), DataLoader(slow_items(), 4))
     assert record.validation > 0.1
     assert "smaller validation set" in line
+
+
+def test_a_validation_that_a_callback_asks_for_is_that_callbacks_time_once():
+    class Looks(Callback):
+        def after_epoch(self, learn):
+            learn.validate(learn.dls.train)
+
+    record, _, _ = times_of(DataLoader(slow_items(), 4), cbs=[Looks()])
+    assert record.callbacks["Looks"] > 0.1
+    assert 0.1 < record.data < 0.1 + record.callbacks["Looks"]
+    assert record.validation < 0.05
+    assert record.data < 1.6 * record.callbacks["Looks"]  # sixteen items each, not twice as many
+
+
+def test_measuring_stops_with_the_fit_and_a_fit_inside_leaves_the_outer_one_its_measures():
+    dls = (DataLoader(small(), 4), None)
+    outer = Timing(log=lambda line: None)
+
+    class Inner(Callback):
+        def after_epoch(self, learn):
+            Learner(dls, nn.Linear(4, 3), cbs=Timing(log=lambda line: None), device="cpu").fit(1, quiet=True)
+            assert {"batches", "load"} & vars(learn.dls.train).keys()
+
+    learn = Learner(dls, nn.Linear(4, 3), cbs=[outer, Inner()], device="cpu")
+    learn.fit(2, quiet=True)
+    assert outer.records[1].data > 0
+    assert not {"batches", "load"} & vars(dls[0]).keys()
+
+
+def test_a_training_that_stops_early_closes_the_loaders_batches():
+    closed = []
+
+    class Loader(DataLoader):
+        def batches(self, *args, **kwargs):
+            try:
+                yield from super().batches(*args, **kwargs)
+            finally:
+                closed.append(True)
+
+    class Dies(Callback):
+        def after_step(self, learn):
+            raise MemoryError
+
+    learn = Learner((Loader(small(), 4), None), nn.Linear(4, 3), cbs=[Timing(), Dies()], device="cpu")
+    measured = Timing(log=lambda line: None)
+    batches = measured._timed_batches(learn.dls.train.batches)(0)
+    next(batches)
+    batches.close()
+    assert closed == [True]
+    with pytest.raises(MemoryError):
+        learn.fit(1, quiet=True)
+    assert not {"batches", "load"} & vars(learn.dls.train).keys()
+
+
+def test_times_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch):
+    def full(path, data, real=durable.write_file):
+        if path.name == "times.jsonl":
+            raise StorageError("no space left")
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write_file", full)
+    learn = learner([Timing(log=lambda line: None), Checkpoints(tmp_path / "run")])
+    with pytest.warns(RuntimeWarning, match="Timing writes no further"):
+        learn.fit(2, quiet=True)
+    assert len(learn.history.epochs) == 2
 
 
 def test_time_spent_in_the_model_is_computes():

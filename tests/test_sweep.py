@@ -16,7 +16,9 @@ from torch import nn
 import clearloop as cl
 from clearloop import ConfigError, DataLoader, DataLoaders, Learner, TensorDataset, accuracy, models, schedules, sweep
 from clearloop.data.augment import compose, random_flip, random_shift
+from clearloop.data.sampler import WeightedSampler
 from clearloop.errors import ModelError
+from clearloop.metrics import mae, r2_score
 from clearloop.sweeping.results import Member, Setting, Sweep
 from clearloop.sweeping.updates import stacked_update
 from clearloop.sweeping.verdict import compare, difference, mean_and_spread
@@ -188,6 +190,109 @@ def test_a_frozen_layer_stays_as_it_is():
         assert np.allclose(member.values, run.recorder.values, atol=2e-5)
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, and a buffer that is not stored."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.tensor(1.5), persistent=False)
+
+    def forward(self, x):
+        return self.last(self.second(torch.relu(self.first(x))) * self.scale)
+
+
+def test_tied_weights_stay_tied_and_a_members_weights_go_into_a_model():
+    found = sweep(learner(Tied), 2, lr=0.1, seeds=2, model=Tied, quiet=True)
+    for member in found.members:
+        run = alone(Tied, torch.optim.SGD, 0.1, member.seed, 2)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+        model = Tied()
+        model.load_state_dict(member.weights)
+        assert torch.allclose(model.first.weight, run.model.first.weight, atol=2e-5)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_weighted_draws_are_by_each_members_seed(drop_last):
+    def drawn(seed):
+        sampler = WeightedSampler(torch.arange(50.0), seed, draws=40)
+        train = DataLoader(data(50), 16, sampler=sampler, seed=seed, drop_last=drop_last)
+        return DataLoaders(train, DataLoader(data(30), 16))
+
+    found = sweep(learner(dls=drawn(0)), 2, lr=0.1, seeds=[0, 3], model=batch_normed, quiet=True)
+    for member in found.members:
+        run = alone(batch_normed, torch.optim.SGD, 0.1, member.seed, 2, dls=drawn(member.seed))
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+class Table(nn.Module):
+    """Codes and numbers, two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes, self.layers = (
+            nn.Embedding(5, 3),
+            nn.Sequential(nn.Linear(5, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU()),
+        )
+        self.last = nn.Linear(8, 1)
+
+    def forward(self, codes, numbers):
+        return self.last(self.layers(torch.cat([self.codes(codes), numbers], dim=1)))
+
+
+def test_a_regression_on_codes_and_numbers_ends_as_its_run_alone():
+    def table(seed):
+        generator = torch.Generator().manual_seed(3)
+        codes, numbers = torch.randint(5, (50,), generator=generator), torch.randn(50, 2, generator=generator)
+        rows = TensorDataset(codes, numbers, (codes - 2 + numbers[:, 0])[:, None])
+        return DataLoaders(DataLoader(rows, 16, shuffle=True, seed=seed), DataLoader(rows, 20))
+
+    def made(seed):
+        torch.manual_seed(seed)
+        return Learner(table(seed), Table(), F.mse_loss, torch.optim.Adam, 0.01, metrics=[r2_score, mae], seed=seed,
+                       device="cpu")  # fmt: skip
+
+    found = sweep(made(0), 2, seeds=[0, 4], model=Table, quiet=True)
+    for member in found.members:
+        run = made(member.seed)
+        run.fit(2, quiet=True)
+        assert np.allclose(member.values, run.recorder.values, atol=1e-4)
+
+
+def test_a_fit_after_a_sweep_is_the_one_without_it():
+    def fitted(swept):
+        def make():
+            return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+        learn = learner(make)
+        if swept:
+            sweep(learn, 1, lr=0.1, seeds=2, model=make, quiet=True)
+        learn.fit(1, 0.1, quiet=True)
+        return learn.recorder.values
+
+    assert fitted(swept=True) == fitted(swept=False)
+
+
+def test_metrics_that_vmap_cannot_follow_are_measured_all_the_same():
+    def by_numpy(preds, targets):
+        return float((preds.argmax(1).numpy() == targets.numpy()).mean())
+
+    learn = learner()
+    learn = Learner(learn.dls, batch_normed(), F.cross_entropy, metrics=[accuracy, by_numpy], seed=0, device="cpu")
+    found = sweep(learn, 1, lr=[0.1, 0.5], model=batch_normed, quiet=True)
+    for member in found.members:
+        assert member.values[0][2] == pytest.approx(member.values[0][3])
+
+
+def test_values_may_be_an_array_and_callbacks_that_would_not_act_are_named():
+    learn = learner()
+    assert len(sweep(learn, 1, lr=np.array([0.1, 0.2]), model=batch_normed, quiet=True).members) == 2
+    learn.cbs = [cl.EMA()]
+    with pytest.warns(UserWarning, match="calls no callbacks, so EMA will not act"):
+        sweep(learn, 1, lr=0.1, model=batch_normed, quiet=True)
+
+
 # -- what cannot be swept ----------------------------------------------------------------------------------------------
 
 
@@ -208,6 +313,7 @@ class Branches(nn.Linear):
         ({}, {"schedule": "steps"}, ConfigError, "schedule must be"),
         ({}, {"by": "f1"}, ConfigError, "by must be one of train_loss, valid_loss, accuracy"),
         ({}, {"model": lambda: nn.Linear(6, 3)}, ConfigError, "another architecture"),
+        ({}, {"seeds": [-1]}, ConfigError, "seeds must be whole numbers of 0 or more"),
         ({"accumulate": 2}, {}, ConfigError, "accumulate=2"),
         ({"opt_func": torch.optim.RMSprop}, {}, ConfigError, "knows torch's SGD, Adam and AdamW, got RMSprop"),
         ({"opt_func": partial(torch.optim.Adam, amsgrad=True)}, {}, ConfigError, "does not know Adam's amsgrad"),
@@ -297,6 +403,24 @@ def test_the_best_setting_is_best_in_the_mean_in_the_direction_of_what_decides()
     values = {(0.1, 0): 0.9, (0.1, 1): 0.8, (0.3, 0): 0.99, (0.3, 1): 0.5}
     assert made(values).best == Setting(0.1)
     assert made(values, "rmse").best == Setting(0.3)
+
+
+@pytest.mark.parametrize("by", ["valid_loss", "mean_absolute_error", "perplexity", "hamming_distance"])
+def test_of_what_is_small_when_it_is_good_the_smaller_is_better(by):
+    members = [Member(Setting(lr), 0, [[0.5, value]]) for lr, value in ((0.1, 7.0), (0.3, 2.0))]
+    found = Sweep(members, ["train_loss", by], by)
+    assert found.best == Setting(0.3)
+    assert "points" not in found.verdict
+
+
+def test_a_verdict_compares_the_same_seeds_also_where_each_setting_lost_another():
+    found = made({(lr, seed): seed / 10 + lr / 100 for lr in (0.1, 0.3) for seed in range(4)})
+    found.members[0].diverged = found.members[7].diverged = 0  # seed 0 of lr 0.1, seed 3 of lr 0.3
+    assert "0.20 ± 0.00 points, 2 seeds" in found.verdict
+
+
+def test_a_mean_that_is_no_number_is_not_the_best():
+    assert made({(0.1, 0): math.nan, (0.3, 0): 0.5}).best == Setting(0.3)
 
 
 def test_a_sweep_is_drawn(tmp_path):

@@ -74,7 +74,7 @@ def check(learn: Learner, *, lr: float | None = None, quiet: bool = False) -> Ch
             subject = Trials(learn, lr)
             findings += [named(name, verdict_of(look, subject)) for name, look in CHECKS.items()]
     report = CheckReport(tuple(findings))
-    if not quiet:
+    if not quiet and learn.team.leads:
         show(report)
     return report
 

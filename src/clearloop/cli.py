@@ -15,6 +15,7 @@ from clearloop.commands.export import export
 from clearloop.commands.lr_find import lr_find
 from clearloop.commands.notebooks import notebook2script
 from clearloop.commands.predict import predict
+from clearloop.commands.processes import in_one_process
 from clearloop.commands.programs import eject, verify
 from clearloop.commands.report import report
 from clearloop.commands.resume import resume
@@ -40,9 +41,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "notebook2script": notebook2script,
 }
+SHARED = ("train", "resume")  # what several processes do together
 for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.command("search", context_settings=PASSES_ON)(search)
+    app.command(name)(command if name in SHARED else in_one_process(command))
+app.command("search", context_settings=PASSES_ON)(in_one_process(search))
 
 
 def main() -> None:

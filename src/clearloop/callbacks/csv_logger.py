@@ -65,15 +65,25 @@ class CSVLogger(Logger):
 
     def _rows(self) -> list[list[str]]:
         """The rows of the file; a last one that was cut off is none."""
-        text = self._path.read_bytes().decode()
+        text = self._path.read_bytes().decode(errors="replace")
         found = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-        if found and found[0] != self._columns:
+        fits = all(len(row) == len(self._columns) for row in found)
+        if found and found[0] != self._columns or not fits or not all(whole(row[:2]) for row in found[1:]):
             raise ConfigError(f"{self._path} has other columns than this run: move it away or give another folder")
         return found[1:]
 
     def _belongs(self, row: list[str], steps: int, epochs: int) -> bool:
         """Whether a row is of the run up to a step, the record of an epoch only if the epoch is over."""
         return int(row[0]) <= steps and (not row[-1] or int(row[1]) < epochs)
+
+
+def whole(cells: list[str]) -> bool:
+    """Whether all of some cells are whole numbers.
+
+    >>> whole(["3", "0"]), whole(["3", "x"])
+    (True, False)
+    """
+    return all(cell.isascii() and cell.isdigit() for cell in cells)
 
 
 def line(cells: list[str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,8 @@ class Logger(Callback):
     from the start of the run. `every=None` leaves the steps out.
 
     Where a run goes on from a checkpoint, what a killed process logged after it is cut, where the target can do that.
+    What fails before the first step ends the fit; what fails later (a full disk, a server that is gone) ends the
+    logging, with a warning: a run is worth more than its log.
     """
 
     order = 110  # after the checkpoints, which open the run's folder
@@ -50,32 +55,56 @@ class Logger(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         """Open."""
-        self.open(learn)
+        try:
+            self.open(learn)
+        except BaseException:
+            self.abandon()
+            raise
         self._is_open = True
 
     def after_step(self, learn: Learner) -> None:
         """Write the loss of the last steps; this waits for the device."""
-        if self.every is None or learn.step % self.every:
+        if not self._is_open or self.every is None or learn.step % self.every:
             return
         learn.history.look()
         steps = learn.history.steps
         values = {"step_loss": learn.history.mean_loss(since=steps - self.every), "lr": learn.history.lrs[-1]}
         reading = nvml.read(learn.device)
-        self.write(values if reading is None else values | reading.numbers(), steps, learn.epoch)
+        with self._losing_no_run():
+            self.write(values if reading is None else values | reading.numbers(), steps, learn.epoch)
 
     def after_epoch(self, learn: Learner) -> None:
         """Write the epoch's record."""
+        if not self._is_open:
+            return
         record = learn.history.epochs[-1]
         valid = {} if record.valid_loss is None else {"valid_loss": record.valid_loss}
         values = {"train_loss": record.train_loss, **valid, **record.metrics, "seconds": record.seconds}
-        self.write(values, record.steps, record.epoch)
-        self.look(learn)
+        with self._losing_no_run():
+            self.write(values, record.steps, record.epoch)
+            self.look(learn)
 
     def after_fit(self, learn: Learner) -> None:
         """Close, however the fit ended."""
         if self._is_open:
+            with self._losing_no_run():
+                self.close(learn)
             self._is_open = False
-            self.close(learn)
+
+    def abandon(self) -> None:
+        """Let go of what is held, after a failure; nothing more can be written."""
+
+    @contextmanager
+    def _losing_no_run(self) -> Iterator[None]:
+        """Whatever a target fails with is told once, and ends the logging alone."""
+        try:
+            yield
+        except Exception as error:
+            self._is_open = False
+            with suppress(Exception):
+                self.abandon()
+            text = f"{type(self).__name__} logs no further ({type(error).__name__}: {error}); training goes on"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def folder_for(learn: Learner, given: str | Path | None, logger: str) -> Path:

@@ -60,6 +60,10 @@ class MLflow(Logger):
         self._client.set_terminated(self._id, "FINISHED" if learn.failure is None else "FAILED")
         self._client = None
 
+    def abandon(self) -> None:
+        """Ask nothing more of the store."""
+        self._client = None
+
     def state_dict(self) -> dict[str, Any]:
         """The id of the run, once there is one."""
         return {"id": self._id}

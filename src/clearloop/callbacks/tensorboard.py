@@ -37,6 +37,7 @@ class TensorBoard(Logger):
         self._folder = folder  # private: where output goes is no part of what a run is
         self._writer: Any = None
         self._gradients: dict[str, Tensor] = {}
+        self._scale = 1.0  # by which the losses behind these gradients were multiplied
         self._hooks: list[Any] = []
 
     def open(self, learn: Learner) -> None:
@@ -53,6 +54,7 @@ class TensorBoard(Logger):
         """Have the gradients of the next batch kept."""
         self._let_go()
         if self.histograms and self._writer is not None:
+            self._scale = 1.0 if learn.scaler is None else learn.scaler.get_scale()
             for name, parameter in learn.model.named_parameters():
                 if parameter.requires_grad:
                     self._hooks.append(parameter.register_hook(self._keeping(name)))
@@ -71,7 +73,7 @@ class TensorBoard(Logger):
         """Histograms; then all is handed to the disk."""
         if self.histograms:
             weights = {f"weights/{name}": parameter for name, parameter in learn.model.named_parameters()}
-            kept = {f"gradients/{name}": gradient for name, gradient in self._gradients.items()}
+            kept = {f"gradients/{name}": gradient / self._scale for name, gradient in self._gradients.items()}
             for name, tensor in (weights | kept).items():
                 finite = tensor.detach().float().cpu()
                 if finite.numel() and bool(torch.isfinite(finite).all()):
@@ -92,6 +94,13 @@ class TensorBoard(Logger):
                 self._writer.file_writer.add_summary(summary)
         self._writer.close()
         self._writer = None
+
+    def abandon(self) -> None:
+        """Take the hooks off the model, and end the writer as far as it can be ended."""
+        self._let_go()
+        self._gradients, writer, self._writer = {}, self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _keeping(self, name: str) -> Any:
         def keep(gradient: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from clearloop import durable, nvml
 from clearloop.callback import Callback, overriding
-from clearloop.errors import RunError
+from clearloop.errors import RunError, StorageError
 
 if TYPE_CHECKING:
     from clearloop.learner import Learner
 
 FILE = "times.jsonl"
 SHORT_S = 1.0  # epochs below need no advice
+NOTHING = object()
 HOOKS = ("before_epoch", "before_step", "after_step", "before_validate", "after_validate", "after_epoch")
 
 
@@ -75,14 +77,17 @@ class Timing(Callback):
         self.records: list[EpochTimes] = []
         self._clock = time.perf_counter
         self._spent: dict[str, float] = {}
-        self._data = self._validation = self._validating = self._before = self._began = 0.0
-        self._patched: list[tuple[Any, str]] = []
+        self._data = self._validation = self._began = 0.0
+        self._validating: float | None = None  # when the validation that runs began
+        self._inside = 0  # hooks that run now, one in another: only the outermost counts
+        self._patched: list[tuple[Any, str, Any]] = []  # object, name, and what the object itself had there
         self._path: Path | None = None
         self._lines: list[dict[str, Any]] = []
 
     def before_fit(self, learn: Learner) -> None:
         """Measure the calls of the training loader and of the other callbacks."""
-        self._measure(learn.dls.train, "batches", self._timed_batches)
+        loads = "load" if hasattr(learn.dls.train, "load") else "batches"  # one of several processes loads its shares
+        self._measure(learn.dls.train, loads, self._timed_batches)
         for callback in learn.cbs:
             if callback is not self:
                 for hook in HOOKS:
@@ -94,13 +99,15 @@ class Timing(Callback):
         self._start()
 
     def before_validate(self, learn: Learner) -> None:
-        """Note when it begins."""
-        self._validating, self._before = self._clock(), sum(self._spent.values())
+        """Note when it begins; one that a callback asks for is that callback's time."""
+        if not self._inside and self._validating is None:
+            self._validating = self._clock()
 
     def after_validate(self, learn: Learner) -> None:
-        """Note how long it took, without what callbacks took of it."""
-        callbacks = sum(self._spent.values()) - self._before
-        self._validation += self._clock() - self._validating - callbacks
+        """Note how long it took."""
+        if not self._inside and self._validating is not None:
+            self._validation += self._clock() - self._validating
+            self._validating = None
 
     def after_epoch(self, learn: Learner) -> None:
         """Say where the time went; the next epoch begins here."""
@@ -110,7 +117,7 @@ class Timing(Callback):
         self.records.append(times)
         if self._path is not None:
             self._lines.append({"epoch": times.epoch, **times.parts(), "each": times.callbacks})
-            durable.write_file(self._path, b"".join(durable.dumps_strict(line) + b"\n" for line in self._lines))
+            self._write(self._path)
         reading = nvml.read(learn.device)
         gpu = "" if reading is None else f"; {reading}"
         self._log(f"epoch {times.epoch}: {times}{gpu}; {advice(times, learn)}")
@@ -120,26 +127,42 @@ class Timing(Callback):
         """Measure nothing any more."""
         self._path = None
         while self._patched:
-            owner, name = self._patched.pop()
-            vars(owner).pop(name, None)
+            owner, name, former = self._patched.pop()
+            if former is NOTHING:
+                vars(owner).pop(name, None)
+            else:
+                vars(owner)[name] = former
 
     def _start(self) -> None:
-        self._spent, self._data, self._validation, self._before = {}, 0.0, 0.0, 0.0
+        self._spent, self._data, self._validation = {}, 0.0, 0.0
+        self._inside, self._validating = 0, None
         self._began = self._clock()
 
     def _measure(self, owner: Any, name: str, measured: Callable[[Any], Any]) -> None:
         """Put a measured form of a method on the object itself, until the fit ends."""
+        former = vars(owner).get(name, NOTHING)  # of a fit around this one, or a hook of the object's own
         vars(owner)[name] = measured(getattr(owner, name))
-        self._patched.append((owner, name))
+        self._patched.append((owner, name, former))
+
+    def _write(self, path: Path) -> None:
+        """Write all epochs; times that cannot be written are no reason to lose a run."""
+        try:
+            durable.write_file(path, b"".join(durable.dumps_strict(line) + b"\n" for line in self._lines))
+        except StorageError as error:
+            self._path = None
+            warnings.warn(f"Timing writes no further ({error}); training goes on", RuntimeWarning, stacklevel=3)
 
     def _timed_hook(self, name: str) -> Callable[[Any], Any]:
         def measured(method: Callable[..., None]) -> Callable[..., None]:
             def call(*args: Any) -> None:
                 started = self._clock()
+                self._inside += 1
                 try:
                     method(*args)
                 finally:
-                    self._spent[name] = self._spent.get(name, 0.0) + self._clock() - started
+                    self._inside -= 1
+                    if not self._inside and self._validating is None:
+                        self._spent[name] = self._spent.get(name, 0.0) + self._clock() - started
 
             return call
 
@@ -148,13 +171,18 @@ class Timing(Callback):
     def _timed_batches(self, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
         def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
             found = method(*args, **kwargs)
-            while True:
-                started = self._clock()
-                batch = next(found, None)
-                self._data += self._clock() - started
-                if batch is None:
-                    return
-                yield batch
+            try:
+                while True:
+                    started = self._clock()
+                    batch = next(found, NOTHING)
+                    if not self._inside and self._validating is None:  # else it is that one's time
+                        self._data += self._clock() - started
+                    if batch is NOTHING:
+                        return
+                    yield batch
+            finally:  # who stops early lets workers go at once
+                if hasattr(found, "close"):
+                    found.close()
 
         return batches
 

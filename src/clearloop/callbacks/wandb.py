@@ -58,6 +58,12 @@ class WandB(Logger):
         self._run.finish(exit_code=0 if learn.failure is None else 1)
         self._run = None
 
+    def abandon(self) -> None:
+        """End the run there as failed."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish(exit_code=1)
+
     def state_dict(self) -> dict[str, Any]:
         """The id of the run."""
         return {"id": self._own_id()}

@@ -79,7 +79,8 @@ def no_overlap(subject: Subject) -> Verdict:
     both = sum(row in known for row in valid.inputs)
     natural = sum(count for count in counts.values() if count > 1) / len(train.inputs)
     found = f"{both:,} of {valid} validation samples are among {train} training samples"
-    if both > 1 and both / len(valid.inputs) > natural + 0.01:
+    chance = 3 * (natural * (1 - natural) / len(valid.inputs)) ** 0.5  # three standard errors
+    if both > 1 and both / len(valid.inputs) > natural + chance + 0.01:
         return failed(
             found,
             "what was trained on is no test: validation then shows how much was learned by heart",

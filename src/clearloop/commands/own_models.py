@@ -26,6 +26,8 @@ from clearloop.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from torch import nn
 
+    from clearloop.learner import Learner
+
 WORDS = {"true": True, "false": False, "none": None}
 HOLDERS = {"file", "module"}  # what a description names: where its NAME is
 
@@ -246,10 +248,9 @@ def annotated(text: str, kind: Any) -> Any:
             raise ValueError("a whole number" if kind is int else "a number") from None
     if kind is str:
         return text
-    if (origin or kind) in (list, tuple, Sequence) or origin is not None and issubclass(origin, (Sequence,)):
+    if (origin or kind) in (list, tuple, Sequence):
         holder = tuple if (origin or kind) is tuple else list
-        element = inner[0] if inner else None
-        return holder(guessed(part) if element is None else annotated(part, element) for part in parts(text))
+        return holder(annotated(part, inner[0]) if inner else guessed(part) for part in parts(text))
     if origin is typing.Literal:
         value = next((one for one in inner if str(one).lower() == text.lower()), inner)
         if value is inner:
@@ -365,9 +366,7 @@ def of_run(command: str, run: Path, text: str | None, given: Sequence[str] | Non
     return made
 
 
-def require_same(
-    command: str, run: Path, named: Named, model: Mapping[str, Any], own: bool, changed: bool
-) -> None:
+def require_same(command: str, run: Path, named: Named, model: Mapping[str, Any], own: bool, changed: bool) -> None:
     """Raise ConfigError unless what is named is what the run was trained with. Nothing of it has been run yet."""
     if own and named.name != model.get("name"):
         raise ConfigError(
@@ -381,6 +380,42 @@ def require_same(
             f"{named.path} has changed since {run} was trained with it; put it back, or say --changed to take it as it "
             "is now"
         )
+
+
+def learner(run: Path, model: nn.Module, device: str | None = "cpu") -> Learner:
+    """The Learner of a run with the model that was named for it, to look at; None is the device that it ran on."""
+    import warnings
+
+    from clearloop.learner import Learner
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether it could go on to the bit does not matter here
+        return Learner.load(run, model=model, device=device)
+
+
+def expression(model: nn.Module) -> Any:
+    """What makes the model in a printed program: a call, or the function itself where it takes nothing.
+
+    The model forgets where it comes from, as what the program makes will know nothing of it.
+
+    Raises: ConfigError for a function with arguments that gives a model of torch's, which a program cannot name.
+    """
+    made: Any = model.recipe_call
+    del model.recipe_call
+    if type(model).__module__.startswith("own_"):
+        return f"{made['name']}({', '.join(f'{name}={value!r}' for name, value in made['kwargs'].items())})"
+    function = next((vars(m)[made["name"]] for m in own_modules() if m.__file__ == made.get("file")), None)
+    if function is None or made["kwargs"]:
+        raise ConfigError(
+            f"{made['name']} gives a {type(model).__name__} of {type(model).__module__}, which is not printed; make it "
+            "a class in a file of yours, or a function without arguments"
+        )
+    return function
+
+
+def own_modules() -> list[types.ModuleType]:
+    """The files that were loaded, the newest first."""
+    return [module for name, module in reversed(list(sys.modules.items())) if name.startswith("own_")]
 
 
 def repeated(options: Sequence[str]) -> list[str]:

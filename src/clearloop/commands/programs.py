@@ -29,7 +29,7 @@ def eject(
     if made is None:
         program = eject_run(run, rung)
     else:
-        program = own_models.learner(run, made).eject(rung, model_expr=own_models.expression(made))
+        program = own_models.learner(run, made, None).eject(rung, model_expr=own_models.expression(made))
     if out is not None:
         program.write(out)
         say(f"wrote {out}")
@@ -55,7 +55,7 @@ def verify(
     if made is None:
         comparisons = verify_run(run, rung)
     else:
-        comparisons = own_models.learner(run, made).verify(rung, model_expr=own_models.expression(made))
+        comparisons = own_models.learner(run, made, None).verify(rung, model_expr=own_models.expression(made))
     for comparison in comparisons:
         mark = "same" if comparison.same else f"DIFFERS: the program has {comparison.program}"
         print(f"{comparison.what:28} {comparison.run:64} {mark}")

@@ -12,7 +12,10 @@ from torch import Tensor
 from clearloop.errors import ConfigError
 from clearloop.sweeping.verdict import compare, mean_and_spread
 
-SMALLER_IS_BETTER = ("loss", "error_rate", "mse", "rmse", "mae")
+SMALLER_IS_BETTER = (
+    *("loss", "error", "error_rate", "mse", "rmse", "mae", "mape", "nll", "perplexity", "distance", "deviance"),
+)
+SHARES = ("accuracy", "error_rate")  # told in points of a hundred
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,21 @@ class Sweep:
 
     def results(self, setting: Setting) -> list[float]:
         """The last value of `by` of each seed that did not diverge."""
+        return list(self.by_seed(setting).values())
+
+    def by_seed(self, setting: Setting) -> dict[int, float]:
+        """The same, by seed."""
         column = self.names.index(self.by)
-        return [m.values[-1][column] for m in self.members if m.setting == setting and m.diverged is None]
+        return {m.seed: m.values[-1][column] for m in self.members if m.setting == setting and m.diverged is None}
 
     @property
     def ranking(self) -> list[Setting]:
-        """Settings that did not diverge with any seed, the best mean first; then the others."""
+        """The settings that kept most seeds (all of them, mostly), the best mean first, a mean that is NaN last."""
         sign = 1 if self.by.endswith(SMALLER_IS_BETTER) else -1
         seeds = max(len(self.results(setting)) for setting in self.settings)
         whole = [setting for setting in self.settings if len(self.results(setting)) == seeds > 0]
-        return sorted(whole, key=lambda setting: sign * mean_and_spread(self.results(setting))[0])
+        means = {setting: sign * mean_and_spread(self.results(setting))[0] for setting in whole}
+        return sorted(whole, key=lambda setting: (math.isnan(means[setting]), means[setting]))
 
     @property
     def best(self) -> Setting:
@@ -80,8 +88,12 @@ class Sweep:
         if len(self.ranking) < 2:
             return f"{self.best}: nothing to compare it with"
         first, second = self.ranking[:2]
-        share = self.by not in ("train_loss", "valid_loss", "mse", "rmse", "mae", "r2_score")
-        return compare((str(first), str(second)), self.results(first), self.results(second), share)
+        one, other = self.by_seed(first), self.by_seed(second)
+        both = [seed for seed in one if seed in other]  # each may have lost another seed
+        if not both:
+            return f"{first} and {second} have no seed in common that both kept; sweep more of them"
+        values = [one[seed] for seed in both], [other[seed] for seed in both]
+        return compare((str(first), str(second)), *values, self.by.endswith(SHARES))
 
     def table(self) -> str:
         """Mean and standard deviation over seeds of each setting, the best first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,10 +27,12 @@ class Stack:
         frozen = {name for name, parameter in models[0].named_parameters() if not parameter.requires_grad}
         self.weights = {name: p.detach() for name, p in parameters.items() if name not in frozen}
         self.buffers |= {name: p.detach() for name, p in parameters.items() if name in frozen}
-        self.model = copy.deepcopy(models[0]).to("meta")
+        self.model = copy.deepcopy(models[0])  # a real one: on the "meta" device weights are tied no longer
+        self._names = stored_names(models[0])
         self.loss_func = loss_func
         self._gradients = vmap(grad_and_value(self._loss), in_dims=(0, 0, 0, 0), randomness="different")
         self._forward = vmap(self._preds, in_dims=(0, 0, None), randomness="different")
+        self._losses = vmap(loss_func, in_dims=(0, None), randomness="different")
 
     def __len__(self) -> int:
         return len(next(iter(self.weights.values())))
@@ -44,16 +46,21 @@ class Stack:
         try:
             return self._gradients(self.weights, self.buffers, inputs, targets)
         except RuntimeError as error:
-            raise ModelError(
-                f"this model cannot be trained as a stack: {first_line(error)}; train its members one by one, or "
-                "write that layer with operations that torch.func.vmap knows"
-            ) from error
+            raise refused(error) from error
 
     @torch.no_grad()
     def preds(self, inputs: Any) -> Any:
-        """What each member gives for one batch: (K, batch_size, …), in evaluation mode."""
+        """What each member gives for one batch: (K, batch_size, …), in evaluation mode. Raises: ModelError."""
         self.model.eval()
-        return self._forward(self.weights, self.buffers, inputs)
+        try:
+            return self._forward(self.weights, self.buffers, inputs)
+        except RuntimeError as error:  # some layers are another operation where no gradient is asked for
+            raise refused(error) from error
+
+    @torch.no_grad()
+    def losses(self, preds: Any, targets: Any) -> Tensor:
+        """The loss of each member for the same targets: (K,)."""
+        return self._losses(preds, targets)
 
     def keep(self, members: Tensor) -> None:
         """Go on with some of the members: int64 of shape (those that stay,)."""
@@ -62,7 +69,8 @@ class Stack:
 
     def state(self, member: int) -> dict[str, Tensor]:
         """The weights and buffers of one member, copied: for `model.load_state_dict`."""
-        return {name: tensor[member].clone() for name, tensor in (self.weights | self.buffers).items()}
+        stacked = self.weights | self.buffers
+        return {name: stacked[own][member].clone() for name, own in self._names.items()}
 
     def _preds(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any) -> Any:
         return functional_call(self.model, (weights, buffers), inputs if isinstance(inputs, tuple) else (inputs,))
@@ -71,9 +79,28 @@ class Stack:
         return self.loss_func(self._preds(weights, buffers, inputs), targets)
 
 
+def stored_names(model: nn.Module) -> dict[str, str]:
+    """The names in a model's `state_dict`, each with the one that `named_parameters` has for it: tied weights have two.
+
+    >>> first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    >>> second.weight = first.weight
+    >>> stored_names(nn.Sequential(first, second))
+    {'0.weight': '0.weight', '1.weight': '0.weight'}
+    """
+    once = [*model.named_parameters(), *model.named_buffers()]
+    own = {id(tensor): name for name, tensor in once}
+    kept = [(n, t) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor) and id(t) in own]
+    return {name: own[id(tensor)] for name, tensor in kept}
+
+
+def refused(error: Exception) -> ModelError:
+    """What to say of a model that vmap cannot follow."""
+    return ModelError(
+        f"this model cannot be trained as a stack: {first_line(error)}; train its members one by one, or "
+        "write that layer with operations that torch.func.vmap knows"
+    )
+
+
 def first_line(error: Exception) -> str:
     """What an error says, without what torch adds below."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-
-
-Make = Callable[[], nn.Module]

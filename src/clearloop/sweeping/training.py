@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from clearloop import rng, schedules
 from clearloop.component import describe
 from clearloop.data.augment import sample_keys
 from clearloop.data.loader import DataLoader
-from clearloop.data.sampler import ShuffleSampler
+from clearloop.data.sampler import Sampler, ShuffleSampler, WeightedSampler
 from clearloop.errors import ConfigError, DataError
 from clearloop.history import weighted_mean
+from clearloop.metrics import Metric
 from clearloop.step import pair
 from clearloop.sweeping.results import Member, Setting, Sweep
 from clearloop.sweeping.stack import Stack
@@ -46,7 +49,8 @@ def sweep(
 
     A member's result is that of a run of its own, up to rounding: `Learner(…, seed=seed)` on a loader with that seed,
     its weights made under `torch.manual_seed(seed)`; dropout masks, which a single run draws in another order, are
-    the one difference. The Learner is left as it is.
+    the one difference. The Learner is left as it is, and its callbacks are not called. A `sampler` of one's own gives
+    all members one order; a WeightedSampler draws by each member's seed.
 
     Args:
         learn: data, architecture, loss, optimizer, metrics, clipping and device.
@@ -54,7 +58,8 @@ def sweep(
         seeds: how many, from 0 on, or which: of first weights, batch order and dropout.
         schedule: of the learning rate, over all epochs, with the member's own as the largest.
         model: makes a new model; needed where the Learner's is not one of `clearloop.models`.
-        by: the column that decides, "valid_loss" or a metric; the first metric when None.
+        by: the column that decides, "valid_loss" or a metric; the first metric when None. Of losses, errors and
+            distances, by their names, the smaller is better; of anything else the larger.
         quiet: print nothing; else a line an epoch, the table and the verdict.
 
     Raises: ConfigError for what cannot be swept, ModelError for a model that `torch.func.vmap` cannot follow.
@@ -75,6 +80,9 @@ def sweep(
     by = by or names[min(2, len(names) - 1)]
     if by not in names:
         raise ConfigError(f"by must be one of {', '.join(names)}, got {by!r}")
+    idle = [type(callback).__name__ for callback in learn.cbs if callback.recorded and not callback.writes]
+    if idle:
+        warnings.warn(f"a sweep calls no callbacks, so {', '.join(idle)} will not act on its members", stacklevel=2)
     _Training(learn, members, model, schedule, epochs).run(lambda line: None if quiet else print(line, flush=True))
     found = Sweep(members, names, by)
     if not quiet:
@@ -89,7 +97,9 @@ def members_of(learn: Learner, lr: Any, weight_decay: Any, momentum: Any, seeds:
         for value in values:
             if value is not None and not 0 <= value < most:
                 raise ConfigError(f"{name} must be a finite number of 0 or more{' below 1' * (most == 1)}, got {value}")
-    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    wanted = [int(seed) for seed in (seeds if hasattr(seeds, "__iter__") else range(seeds))]
+    if any(seed < 0 for seed in wanted):
+        raise ConfigError(f"seeds must be whole numbers of 0 or more, got {min(wanted)}")
     settings = [Setting(*values) for values in itertools.product(lrs, decays, momenta)]
     if not wanted or not settings or len(set(wanted)) < len(wanted) or len(set(settings)) < len(settings):
         raise ConfigError("a sweep needs at least one seed and one value of each kind, none of them twice")
@@ -97,8 +107,22 @@ def members_of(learn: Learner, lr: Any, weight_decay: Any, momentum: Any, seeds:
 
 
 def several(values: Any) -> list[Any]:
-    """One value or many as a list."""
-    return list(values) if isinstance(values, (list, tuple)) else [values]
+    """One value or many (a list, an array, a range) as a list.
+
+    >>> several(0.1), several(torch.tensor([1.0, 2.0])), several(None)
+    ([0.1], [1.0, 2.0], [None])
+    """
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return list(values) if hasattr(values, "__iter__") else [values]
+
+
+def sampler_of(train: DataLoader, seed: int) -> Sampler:
+    """What gives a member's order: the training loader's sampler, with the member's seed if it draws by one."""
+    if train.shuffle:
+        return ShuffleSampler(len(train.dataset), seed)
+    if isinstance(train.sampler, WeightedSampler):
+        return WeightedSampler(train.sampler.weights, seed, train.sampler.draws)
+    return train.sampler
 
 
 class _Training:
@@ -113,9 +137,7 @@ class _Training:
         train = learn.dls.train
         assert isinstance(train, DataLoader)
         self.train = train
-        self.samplers = [
-            ShuffleSampler(len(train.dataset), member.seed) if train.shuffle else train.sampler for member in members
-        ]
+        self.samplers = [sampler_of(train, member.seed) for member in members]
         self.stack = Stack([self._fresh(member.seed, make) for member in members], self.state.loss_func)
         like = next(iter(self.stack.weights.values()))
         self.update: StackedUpdate = stacked_update(
@@ -133,7 +155,7 @@ class _Training:
 
     def run(self, say: Callable[[str], None]) -> None:
         """Train all epochs; members whose loss is lost are dropped."""
-        with self.learn.conditions():
+        with self.learn.conditions(), rng.preserved():  # or the Learner's next fit would go on from our random states
             torch.manual_seed(self.learn.seed)
             for epoch in range(self.epochs):
                 losses, counts = self._train(epoch)
@@ -194,23 +216,20 @@ class _Training:
         learn, members = self.learn, range(len(self.alive))
         if learn.dls.valid is None:
             return [[] for _ in members]
-        losses, samples = [0.0 for _ in members], 0.0
-        sums: list[list[Any]] = [[0.0] * len(learn.metrics) for _ in members]
+        losses, samples = torch.zeros(len(members), dtype=torch.float64, device=learn.device), 0.0
+        sums: list[Any] = [0.0] * len(learn.metrics)  # of each metric, for all members: (K, …)
         with rng.preserved():
             for inputs, targets in map(pair, learn.dls.valid.batches(0, device=learn.device)):
                 preds, count = self.stack.preds(inputs), float(self.state.count(targets))
                 samples += count
-                for member in members:
-                    own = one(preds, member)
-                    losses[member] += float(self.state.loss_func(own, targets).double()) * count
-                    sums[member] = [
-                        total + metric.sums(own, targets)
-                        for total, metric in zip(sums[member], learn.metrics, strict=True)
-                    ]
-        return [
-            [losses[m] / samples, *(float(metric.value(s)) for metric, s in zip(learn.metrics, sums[m], strict=True))]
-            for m in members
+                losses += self.stack.losses(preds, targets).double() * count
+                found = (sums_of(metric, preds, targets, len(members)) for metric in learn.metrics)
+                sums = [total + each for total, each in zip(sums, found, strict=True)]
+        means = (losses / samples).tolist()
+        values = [
+            [float(metric.value(own)) for own in total] for metric, total in zip(learn.metrics, sums, strict=True)
         ]
+        return [[means[member], *(column[member] for column in values)] for member in members]
 
     def _drop(self, lost: list[int]) -> None:
         if lost:
@@ -258,6 +277,16 @@ def clipped(gradients: dict[str, Tensor], most: float) -> dict[str, Tensor]:
     norms = torch.stack(squares).sum(0).sqrt()  # (K,)
     factors = (most / (norms + 1e-6)).clamp(max=1.0)
     return {name: gradient * factors.view(-1, *[1] * (gradient.ndim - 1)) for name, gradient in gradients.items()}
+
+
+def sums_of(metric: Metric, preds: Any, targets: Any, members: int) -> Tensor:
+    """A metric's sums for each member: (K, …). All at once where vmap can follow the metric, else one by one."""
+    try:
+        return vmap(metric.sums, in_dims=(0, None))(preds, targets)
+    except (
+        Exception
+    ):  # a metric of a user's own may want numbers, or NumPy: it shows its own error below, if it has one
+        return torch.stack([metric.sums(one(preds, member), targets) for member in range(members)])
 
 
 def one(batch: Any, member: int) -> Any:

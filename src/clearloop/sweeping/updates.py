@@ -38,6 +38,10 @@ class StackedUpdate:
     first: dict[str, Tensor] = field(default_factory=dict)  # momentum, or the mean of gradients
     second: dict[str, Tensor] = field(default_factory=dict)  # the mean of their squares
 
+    def __post_init__(self) -> None:
+        # Asked once, not at every step: on a GPU each answer waits for it, and each pass over the weights costs.
+        self.decays, self.moves = bool((self.weight_decay != 0).any()), bool((self.momentum != 0).any())
+
     def __call__(self, weights: dict[str, Tensor], gradients: Tensors, lr: Tensor) -> None:
         """Change `weights` in place; `lr` of shape (K,)."""
         self.steps += 1
@@ -55,27 +59,29 @@ class StackedUpdate:
         self.second = {name: tensor[members] for name, tensor in self.second.items()}
 
     def _sgd(self, name: str, weight: Tensor, gradient: Tensor, lr: Tensor) -> None:
-        gradient = gradient + spread(self.weight_decay, weight) * weight
-        if bool((self.momentum != 0).any()):
+        if self.decays:
+            gradient = torch.addcmul(gradient, spread(self.weight_decay, weight), weight)
+        if self.moves:
             momentum = spread(self.momentum, weight)
             velocity = self.first.get(name)
             velocity = gradient.clone() if velocity is None else velocity.mul_(momentum).add_(gradient)
             self.first[name] = velocity
             gradient = gradient + momentum * velocity if self.nesterov else velocity
-        weight.sub_(lr * gradient)
+        weight.addcmul_(gradient, lr, value=-1)  # one pass over memory; written out it is three
 
     def _adam(self, name: str, weight: Tensor, gradient: Tensor, lr: Tensor) -> None:
         decay = spread(self.weight_decay, weight)
-        if self.kind is torch.optim.AdamW:
+        if self.decays and self.kind is torch.optim.AdamW:
             weight.mul_(1 - lr * decay)
-        else:
-            gradient = gradient + decay * weight
+        elif self.decays:
+            gradient = torch.addcmul(gradient, decay, weight)
         beta1, beta2 = self.betas
         mean = self.first.setdefault(name, torch.zeros_like(weight)).lerp_(gradient, 1 - beta1)
         square = self.second.setdefault(name, torch.zeros_like(weight)).mul_(beta2)
         square.addcmul_(gradient, gradient, value=1 - beta2)
         scale = (1 - beta2**self.steps) ** 0.5
-        weight.sub_(lr / (1 - beta1**self.steps) * mean / (square.sqrt() / scale + self.eps))
+        size = square.sqrt().div_(scale).add_(self.eps)
+        weight.addcmul_(mean.div(size), lr / (1 - beta1**self.steps), value=-1)
 
 
 def spread(values: Tensor, over: Tensor) -> Tensor:
