@@ -313,6 +313,9 @@ def rebuilt(facts: Facts) -> Markup:
     return tag("div", drawn, class_="pictures")
 
 
+PARTS = {"callbacks": "callbacks, saving too"}  # after an epoch they are not in its time
+
+
 def times(facts: Facts) -> Markup:
     """Where the time went, as far as the history says."""
     records = facts.history.epochs
@@ -330,7 +333,7 @@ def times(facts: Facts) -> Markup:
         parts = [record.get(name, 0.0) for record in spent]
         seconds_of = math.fsum(sum(one.values()) if isinstance(one, dict) else one for one in parts)
         if spent:
-            rows.append((f"of it {name}", duration(seconds_of)))
+            rows.append((PARTS.get(name, name), duration(seconds_of)))
     per_epoch = bars("Seconds an epoch", seconds, "epoch", records[0].epoch) if len(seconds) > 1 else Markup("")
     return tag("div", pairs(rows), tag("div", per_epoch, class_="charts") if per_epoch else "")
 
