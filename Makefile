@@ -5,6 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
 
+# Two processes, each with whole files of tests: their fixtures are made once.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help train test test-full test-loggers test-search check doctest bench lessons clean
 
@@ -22,7 +26,7 @@ train: $(VENV)/.installed
 	$(BIN)/clearloop train mnist
 
 test: $(VENV)/.installed-test check doctest
-	$(BIN)/python -m pytest -q -m "not slow and not cuda"
+	$(PYTEST) -m "not slow and not cuda"
 
 test-full: $(VENV)/.installed-test $(VENV)/.installed-loggers $(VENV)/.installed-search check doctest
 	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
@@ -35,7 +39,7 @@ check: $(VENV)/.installed-test
 
 # In a process of its own: importing every module must not colour the tests.
 doctest: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q --doctest-modules src
+	$(PYTEST) --doctest-modules src
 
 test-loggers: $(VENV)/.installed-loggers
 	$(BIN)/python -m pytest -q tests/test_loggers_online.py
