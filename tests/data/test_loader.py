@@ -476,7 +476,11 @@ def test_a_sampler_that_wants_to_know_the_epoch_is_told():
     assert epoch_of(loader, 0) == first
 
 
-@pytest.mark.parametrize("make", [lambda: (i for i in range(3)), lambda: iter([1]), lambda: 5], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [lambda: (i for i in range(3)), lambda: iter([1]), lambda: 5],
+    ids=["a generator", "an iterator", "a number"],
+)
 def test_generators_iterators_and_other_things_are_refused(make):
     with pytest.raises(DataError, match="expected a loader that can be iterated every epoch, got"):
         as_loader(make())
