@@ -65,6 +65,20 @@ def _stateful(metric: Any) -> Metric:
     return Metric(type(metric).__name__, sums, value)
 
 
+SMALLER_IS_BETTER = (
+    *("loss", "error", "error_rate", "mse", "rmse", "mae", "mape", "nll", "perplexity", "distance", "deviance"),
+)
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether a loss or metric of this name is better small: checkpoints, early stopping, sweeps and searches ask.
+
+    >>> smaller_is_better("valid_loss"), smaller_is_better("accuracy")
+    (True, False)
+    """
+    return name.endswith(SMALLER_IS_BETTER)
+
+
 def reset(metrics: Iterable[Metric]) -> None:
     """Forget what an evaluation that did not end left in metrics that keep their own state."""
     for metric in metrics:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearloop.adapters import smaller_is_better
 from clearloop.callback import Callback
 from clearloop.errors import ConfigError
 from clearloop.rundir import RunDirectory
@@ -16,8 +17,6 @@ from clearloop.saving import RunWriter
 
 if TYPE_CHECKING:
     from clearloop.learner import Learner
-
-SMALLER_IS_BETTER = ("loss", "error", "error_rate", "mse", "rmse", "mae")
 
 
 class Checkpoints(Callback):
@@ -111,7 +110,7 @@ class Checkpoints(Callback):
         self.best, self.best_step = state.get("best"), state.get("best_step")
 
     def _better(self, value: float, best: float) -> bool:
-        return value < best if self.monitor.endswith(SMALLER_IS_BETTER) else value > best
+        return value < best if smaller_is_better(self.monitor) else value > best
 
     def _save(self, learn: Learner) -> None:
         assert learn.run is not None

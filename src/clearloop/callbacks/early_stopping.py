@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from clearloop.adapters import smaller_is_better
 from clearloop.callback import Callback
-from clearloop.callbacks.checkpoints import SMALLER_IS_BETTER
 from clearloop.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EarlyStopping(Callback):
         record = learn.history.epochs[-1]
         values = {"train_loss": record.train_loss, "valid_loss": record.valid_loss, **record.metrics}
         value = values[self.monitor]
-        sign = -1.0 if self.monitor.endswith(SMALLER_IS_BETTER) else 1.0
+        sign = -1.0 if smaller_is_better(self.monitor) else 1.0
         value = math.nan if value is None else value
         if not math.isnan(value) and (self.best is None or sign * (value - self.best) > self.min_delta):
             self.best, self.waited = value, 0

@@ -107,7 +107,7 @@ def begun(
     out: Path | None,
 ) -> Book:
     """A new search in a folder of its own. Raises ConfigError or DataError before that is made."""
-    from clearloop.callbacks.checkpoints import SMALLER_IS_BETTER
+    from clearloop.adapters import smaller_is_better
     from clearloop.searching.adviser import Adviser
     from clearloop.searching.space import parse_space
     from clearloop.searching.trials import Book, Plan
@@ -122,7 +122,7 @@ def begun(
         "data": data, "options": [*options], "names": names, "threads": threads, "cwd": os.getcwd(), "stop": stop,
         **{name: default if counts[name] is None else counts[name] for name, default in COUNTS.items()},
     }  # fmt: skip
-    plan = Plan(space, by, by.endswith(SMALLER_IS_BETTER), seed, noisy=True, command=command)
+    plan = Plan(space, by, smaller_is_better(by), seed, noisy=True, command=command)
     Adviser(plan)  # what Ax refuses, and Ax that is not there, before a folder is made
     return Book(plan, new_folder(data, out))
 

@@ -9,12 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from clearloop.adapters import smaller_is_better
 from clearloop.errors import ConfigError
 from clearloop.sweeping.verdict import compare, mean_and_spread
 
-SMALLER_IS_BETTER = (
-    *("loss", "error", "error_rate", "mse", "rmse", "mae", "mape", "nll", "perplexity", "distance", "deviance"),
-)
 SHARES = ("accuracy", "error_rate")  # told in points of a hundred
 
 
@@ -69,7 +67,7 @@ class Sweep:
     @property
     def ranking(self) -> list[Setting]:
         """The settings that kept most seeds (all of them, mostly), the best mean first, a mean that is NaN last."""
-        sign = 1 if self.by.endswith(SMALLER_IS_BETTER) else -1
+        sign = 1 if smaller_is_better(self.by) else -1
         seeds = max(len(self.results(setting)) for setting in self.settings)
         whole = [setting for setting in self.settings if len(self.results(setting)) == seeds > 0]
         means = {setting: sign * mean_and_spread(self.results(setting))[0] for setting in whole}
