@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import shlex
@@ -130,21 +131,24 @@ def body_of(facts: Facts) -> Markup:
     """Head, sections with anything in them, foot."""
     if facts.learn is not None and facts.learn.dls.valid is not None:
         facts.seen = facts.tried("what the model gets right and wrong", lambda: Interpretation(facts.learn))  # type: ignore[arg-type]
-    made: list[Section] = [
-        ("curves", "Curves", facts.tried("curves", lambda: curves(facts)) or Markup("")),
-        ("epochs", "Epochs", facts.tried("epochs", lambda: epochs(facts)) or Markup("")),
-        ("confusion", "Confusion", facts.tried("the confusion matrix", lambda: confusion(facts)) or Markup("")),
-        ("classes", "Each class", facts.tried("figures for each class", lambda: classes(facts)) or Markup("")),
-        ("worst", "Worst mistakes", facts.tried("the worst mistakes", lambda: worst(facts)) or Markup("")),
-        ("numbers", "Predictions", facts.tried("the predictions", lambda: numbers(facts)) or Markup("")),
-        ("pictures", "Reconstructions", facts.tried("the reconstructions", lambda: rebuilt(facts)) or Markup("")),
-        ("time", "Time", facts.tried("time", lambda: times(facts)) or Markup("")),
-        ("model", "Model", facts.tried("the model's layers", lambda: layers(facts)) or Markup("")),
-        ("recipe", "Recipe", facts.tried("recipe", lambda: recipe(facts)) or Markup("")),
-        ("environment", "Environment", facts.tried("environment", lambda: surroundings(facts)) or Markup("")),
-        ("again", "The same again", facts.tried("the same again", lambda: again(facts)) or Markup("")),
-        ("log", "Log", facts.tried("log", lambda: log(facts)) or Markup("")),
+    contents = [  # id, title, what it is where it is missing, what makes it
+        ("curves", "Curves", "curves", curves),
+        ("epochs", "Epochs", "epochs", epochs),
+        ("confusion", "Confusion", "the confusion matrix", confusion),
+        ("classes", "Each class", "figures for each class", classes),
+        ("worst", "Worst mistakes", "the worst mistakes", worst),
+        ("numbers", "Predictions", "the predictions", numbers),
+        ("pictures", "Reconstructions", "the reconstructions", rebuilt),
+        ("time", "Time", "time", times),
+        ("model", "Model", "the model's layers", layers),
+        ("recipe", "Recipe", "recipe", recipe),
+        ("environment", "Environment", "environment", surroundings),
+        ("again", "The same again", "the same again", again),
+        ("log", "Log", "log", log),
     ]
+    made: list[Section] = []
+    for name, title, what, make in contents:
+        made.append((name, title, facts.tried(what, functools.partial(make, facts)) or Markup("")))
     sections = [section for section in made if section[2]]
     links = tag("nav", [tag("a", title, href=f"#{name}") for name, title, _ in sections])
     parts = [tag("section", tag("h2", title, id=name), inside) for name, title, inside in sections]
