@@ -42,13 +42,14 @@ def correct(preds: Tensor, targets: Tensor) -> Tensor:
     single = preds.ndim == 1 or preds.shape[1] == 1
     labels = (preds.flatten() > 0).long() if single else preds.argmax(dim=1)
     hits = (labels == targets.view_as(labels)).sum()
-    return torch.stack([hits, torch.tensor(labels.numel()).to(preds.device)]).double()
+    return torch.stack([hits, hits.new_full((), labels.numel())]).double()  # nothing waits for the device
 
 
 def weighted(fn: Callable[[Any, Any], Any], preds: Any, targets: Any) -> Tensor:
     """A mean over a batch, times its samples, and their number: float64 of shape (2,)."""
     count = length(targets)
-    return torch.stack([torch.as_tensor(fn(preds, targets)).double().cpu() * count, torch.tensor(count).double()])
+    mean = torch.as_tensor(fn(preds, targets)).double()
+    return torch.stack([mean * count, mean.new_full((), count)])
 
 
 def mean_metric(name: str, fn: Callable[[Any, Any], Any]) -> Metric:
@@ -76,7 +77,7 @@ def moments(preds: Any, targets: Tensor) -> Tensor:
     """
     y = targets.double()
     errors = first_tensor(preds).double().view_as(y) - y
-    return torch.stack([errors.square().sum(), torch.tensor(y.numel()).to(y), y.sum(), y.square().sum()])
+    return torch.stack([errors.square().sum(), y.new_full((), y.numel()), y.sum(), y.square().sum()])
 
 
 accuracy = Metric("accuracy", correct, ratio)

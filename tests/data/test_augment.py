@@ -148,6 +148,20 @@ def test_a_shift_is_a_crop_of_the_padded_image_and_all_shifts_occur(pixels):
     assert moved.shape == given_images.shape
 
 
+@pytest.mark.parametrize("shape", [(6, 1, 5, 4), (6, 3, 4, 5), (1, 2, 1, 7), (0, 1, 4, 4)])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_a_shifted_batch_lies_channels_last_in_memory_which_convolutions_go_by(shape, form):
+    given_images = torch.rand(shape).contiguous(memory_format=form)
+    keys = sample_keys(0, 0, torch.arange(shape[0]))
+    moved = random_shift(2)(given_images, keys)
+    batch_size, channels, height, width = shape
+    assert moved.stride() == torch.empty(batch_size, height, width, channels).movedim(-1, 1).stride()
+    down, right = ((uniform(keys, draw) * 5).long().tolist() for draw in (1, 2))
+    padded = F.pad(given_images, (2,) * 4)
+    for i in range(batch_size):
+        assert torch.equal(moved[i], padded[i, :, down[i] : down[i] + height, right[i] : right[i] + width])
+
+
 AUGMENTS = {
     "flip": random_flip,
     "shift": random_shift(2),

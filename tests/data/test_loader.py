@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from clearloop import ConfigError, DataError, DataLoader, Dataset, Subset, TensorDataset, rng
-from clearloop.data.augment import random_shift
+from clearloop.data import loader as loader_module
+from clearloop.data.augment import random_shift, sample_keys
+from clearloop.data.dataset import ItemDataset
+from clearloop.data.items import seeded_item
 from clearloop.data.loader import ForeignLoader, as_loader, collate, draw_seed
 from clearloop.data.sampler import WeightedSampler
 from clearloop.rungs.data import Dataset as ByHand
@@ -379,6 +382,80 @@ def test_random_states_come_back_after_an_item_that_fails():
     assert states() == before
 
 
+def test_items_that_draw_nothing_are_asked_once_and_no_generator_is_seeded(monkeypatch):
+    asked = []
+
+    class Log(Items):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(random, "seed", None)  # whoever calls it fails
+    loader = DataLoader(Log(), 4, seed=0)
+    for epoch in range(2):
+        epoch_of(loader, epoch)
+    assert asked == 2 * list(range(23))
+
+
+def test_after_the_first_batch_that_drew_each_item_is_asked_once():
+    asked = []
+
+    class Late(Items):
+        def __getitem__(self, index):
+            asked.append(index)
+            return random.random() if index > 5 else 0.0
+
+    loader = DataLoader(Late(), 4, seed=0)
+    for epoch in range(2):
+        list(loader.batches(epoch))
+    assert asked == [*range(8), *range(4, 23), *range(23)]
+
+
+DRAWS = {
+    "python": random.random,
+    "python, normal": lambda: random.gauss(0, 1),
+    "numpy": np.random.rand,
+    "numpy, normal": np.random.randn,
+    "torch": lambda: float(torch.rand(())),
+    "torch, normal": lambda: float(torch.randn(())),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@given(drawing=st.sets(st.integers(0, 22), min_size=1), batch_size=st.integers(1, 23))
+def test_an_item_that_draws_does_so_from_its_own_seed_whatever_the_others_do(draw, drawing, batch_size):
+    class Sometimes(Items):
+        def __getitem__(self, index):
+            return index, draw() if index in drawing else 0.0
+
+    def expected(index):
+        with rng.preserved():
+            return seeded_item(ItemDataset(Sometimes()), 7, 1, index)[1]
+
+    loader, before = DataLoader(Sometimes(), batch_size, shuffle=True, seed=7), states()
+    for _ in range(2):
+        for indices, drawn_numbers in epoch_of(loader, 1):
+            assert drawn_numbers == [expected(index) for index in indices]
+            assert states() == before
+
+
+@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_an_item_that_fails_is_asked_again_only_where_the_batch_has_drawn(draws, error):
+    asked = []
+
+    class Failing(Items):
+        def __getitem__(self, index):
+            asked.append(random.random() if draws else 0)
+            raise error("stop")
+
+    before = states()
+    with pytest.raises(error, match="stop"):
+        next(DataLoader(Failing(), seed=0).batches(0))
+    assert states() == before
+    assert len(asked) == (2 if draws and error is KeyError else 1)
+
+
 # -- augmentation ------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +491,21 @@ def test_augmentation_starts_anywhere_and_leaves_targets_alone():
     loader = DataLoader(gathered_pictures(), 4, shuffle=True, seed=7, augment=random_shift(2))
     assert epoch_of(loader, 1, 3) == epoch_of(loader, 1)[3:]
     assert sorted(label for _, labels in epoch_of(loader, 0) for label in labels) == list(range(23))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@given(batch_size=st.integers(1, 9), start=st.integers(0, 8), at_once=st.integers(1, 5))
+def test_keys_are_those_of_each_batch_however_many_are_made_at_once(shuffle, batch_size, start, at_once):
+    seen: list[Tensor] = []
+    loader = DataLoader(
+        numbered(), batch_size, shuffle, seed=7, augment=lambda inputs, keys: seen.append(keys) or inputs
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader_module, "KEYED", at_once)
+        batches = list(loader.batches(3, start))
+    expected = [sample_keys(7, 3, inputs) for inputs, _ in batches]  # an input is its own index
+    assert [keys.tolist() for keys in seen] == [keys.tolist() for keys in expected]
+    assert len(batches) == max(0, len(loader) - start)
 
 
 # -- foreign loaders ---------------------------------------------------------------------------------------------------

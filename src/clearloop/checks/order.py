@@ -10,7 +10,8 @@ from torch import Tensor
 
 from clearloop.checks.finding import Verdict, note, passed, skipped, warning
 from clearloop.checks.subject import Subject
-from clearloop.data.loader import DataLoader, as_list
+from clearloop.data.items import as_list
+from clearloop.data.loader import DataLoader
 from clearloop.data.sampler import SequentialSampler
 from clearloop.preflight import stored_targets
 from clearloop.step import pair

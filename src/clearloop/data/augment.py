@@ -69,15 +69,15 @@ def random_shift(pixels: int) -> Augment:
         raise ConfigError(f"random_shift needs at least 1 pixel, got {pixels}")
 
     def shift(images: Tensor, keys: Tensor) -> Tensor:
-        batch_size, _, height, width = images.shape
+        batch_size, channels, height, width = images.shape
         down = (uniform(keys, 1) * (2 * pixels + 1)).long()
         right = (uniform(keys, 2) * (2 * pixels + 1)).long()
-        padded = torch.nn.functional.pad(images, (pixels,) * 4)
-        rows = down[:, None] + torch.arange(height, device=images.device)  # (B, H)
-        columns = right[:, None] + torch.arange(width, device=images.device)  # (B, W)
-        batch = torch.arange(batch_size, device=images.device)[:, None, None]
-        moved = padded.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-        return moved.movedim(-1, 1)
+        padded = torch.nn.functional.pad(images, (pixels,) * 4).movedim(1, -1)  # (B, H+2p, W+2p, C)
+        windows = padded.unfold(1, height, 1).unfold(2, width, 1).movedim(3, -1)  # (B, 2p+1, 2p+1, H, W, C)
+        batch = torch.arange(batch_size, device=images.device)
+        moved = windows[batch, down, right]  # (B, H, W, C); one index a sample, not one a pixel: whole rows are copied
+        moved = moved.flatten(1).view(batch_size, height, width, channels)  # whatever its strides were
+        return moved.movedim(-1, 1)  # (B, C, H, W), channels last in memory
 
     return shift
 

@@ -86,6 +86,11 @@ def as_indices(index: Any, samples: int) -> Tensor:
     return indices % samples if samples else indices
 
 
+def index_tensor(indices: Indices) -> Tensor:
+    """The indices of a batch as int64 of shape (batch,)."""
+    return indices if isinstance(indices, Tensor) else torch.arange(indices.start, indices.stop)
+
+
 class TensorDataset(Dataset):
     """Tensors (or NumPy arrays) that share their first dimension: inputs first, targets last.
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import functools
-import random
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
 from clearloop import rng
 from clearloop.data.augment import Augment, sample_keys
-from clearloop.data.dataset import Batch, Dataset, Indices, ItemDataset, as_dataset, is_plain
+from clearloop.data.dataset import Batch, Dataset, Indices, ItemDataset, as_dataset, index_tensor, is_plain
+from clearloop.data.gathered import Gathered
+from clearloop.data.items import SeededItems, as_list, seeded_item
+from clearloop.data.mapped import asked_ahead
+from clearloop.data.resident import on_device, sent
 from clearloop.data.sampler import Sampler, SequentialSampler, ShuffleSampler
 from clearloop.errors import ConfigError, DataError
-from clearloop.tree import to_device
 
 CPU = torch.device("cpu")
+KEYED = 64  # batches whose samples' keys are made at once
 Collate = Callable[[list[Any]], Batch]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,6 +118,7 @@ class DataLoader:
         if drop_last and len(self.sampler) < batch_size:
             raise ConfigError(f"drop_last leaves no batch: {len(self.sampler)} samples, batch_size {batch_size}")
         self._own_epochs = 0
+        self._seeded = SeededItems()
         self._idle_workers: list[_Workers] = []
 
     def __len__(self) -> int:
@@ -137,7 +140,9 @@ class DataLoader:
             if self.num_workers:
                 return self._worked_batches(index_batches, epoch, device)
             return (self._items(self.dataset, indices, epoch, device) for indices in index_batches)
-        return self._gathered(self.dataset, index_batches, epoch, device)
+        dataset, index_batches = on_device(self.dataset, index_batches, device)
+        gathered = functools.partial(self._gathered, dataset, epoch=epoch, device=device)
+        return Gathered(dataset, index_batches, gathered, plain=self.augment is None)
 
     def _worked_batches(self, index_batches: Iterable[Indices], epoch: int, device: torch.device) -> Iterator[Batch]:
         """Batches from worker processes; who iterates beside somebody else gets processes of their own."""
@@ -148,7 +153,7 @@ class DataLoader:
         index_batches = list(index_batches)
         try:
             for indices, batch in zip(index_batches, workers.batches(epoch, index_batches), strict=True):
-                yield self._augmented(to_device(batch, device), indices, epoch, device)
+                yield self._augmented(sent(batch, device), indices, epoch, device)
         finally:
             self._idle_workers.append(workers)
 
@@ -164,46 +169,35 @@ class DataLoader:
     ) -> Iterator[Batch]:
         """Batches gathered as stored, moved, made ready by the dataset's transform, then augmented."""
         gather, transform, augment = dataset.gather, dataset.transform, self.augment
-        apart = device.type != "cpu"
-        for indices in index_batches:  # once a step: what can be asked before has been asked
+        apart, index_batches = device.type != "cpu", list(index_batches)
+        keys = self._keys(index_batches, epoch, device)
+        for indices in asked_ahead(dataset, index_batches):  # once a step: what can be asked before has been asked
             batch = gather(indices)
             if apart:
-                batch = to_device(batch, device)
+                batch = sent(batch, device)
             if transform is not None:
                 batch = transform(batch)
-            yield batch if augment is None else self._augmented(batch, indices, epoch, device)
+            yield batch if augment is None else (augment(batch[0], next(keys)), *batch[1:])
 
     def _items(self, dataset: ItemDataset, indices: Indices, epoch: int, device: torch.device) -> Batch:
         """One batch of single items, asked for in this process."""
         if is_plain(dataset.items) and self.collate_fn is collate:  # nothing in there draws
-            return self._augmented(
-                to_device(collate([dataset[i] for i in as_list(indices)]), device), indices, epoch, device
-            )
-        with rng.preserved():
-            items = [seeded_item(dataset, self.seed, epoch, index) for index in as_list(indices)]
-            batch = self.collate_fn(items)  # if it draws, then from what the last item left, as it does in workers
-        return self._augmented(to_device(batch, device), indices, epoch, device)
+            batch = collate([dataset[i] for i in as_list(indices)])
+        else:
+            batch = self._seeded.batch(dataset, as_list(indices), self.seed, epoch, self.collate_fn)
+        return self._augmented(sent(batch, device), indices, epoch, device)
 
     def _augmented(self, batch: Batch, indices: Indices, epoch: int, device: torch.device) -> Batch:
         if self.augment is None:
             return batch
-        index_tensor = indices if isinstance(indices, Tensor) else torch.arange(indices.start, indices.stop)
-        keys = sample_keys(self.seed, epoch, index_tensor.to(device))
-        return (self.augment(batch[0], keys), *batch[1:])
+        return (self.augment(batch[0], next(self._keys([indices], epoch, device))), *batch[1:])
 
-
-def as_list(indices: Indices) -> list[int]:
-    """Indices as Python ints."""
-    return list(range(indices.start, indices.stop)) if isinstance(indices, slice) else indices.tolist()
-
-
-def seeded_item(dataset: ItemDataset, seed: int, epoch: int, index: int) -> Any:
-    """One item, asked for under random states made from (seed, epoch, index). The caller preserves its own."""
-    item_seed = rng.fold(seed, epoch, index)
-    random.seed(item_seed)
-    np.random.seed(item_seed % 2**32)
-    torch.default_generator.manual_seed(item_seed)
-    return dataset[index]
+    def _keys(self, index_batches: list[Indices], epoch: int, device: torch.device) -> Iterator[Tensor]:
+        """The samples' keys, batch by batch; made for many batches at once, as each hash is dozens of operations."""
+        for start in range(0, len(index_batches), KEYED):
+            numbers = [index_tensor(indices) for indices in index_batches[start : start + KEYED]]
+            keys = sample_keys(self.seed, epoch, torch.cat(numbers).to(device))
+            yield from keys.split([len(number) for number in numbers])
 
 
 class _SeededItems(torch_data.Dataset[Any]):
@@ -295,7 +289,7 @@ class ForeignLoader:
         if set_epoch is not None:
             set_epoch(epoch)
         for batch in islice(self.loader, start, None):  # begun when the first batch is asked for: beginning may draw
-            yield to_device(batch, device)
+            yield sent(batch, device)
 
 
 Loader = DataLoader | ForeignLoader

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 
 from clearloop.data.arrays import UNREADABLE, as_tensor, check_finite
-from clearloop.data.dataset import Batch, Dataset, Indices
+from clearloop.data.dataset import Batch, Dataset, Indices, Subset
+from clearloop.data.file_rows import rows_in_file
 from clearloop.errors import DataError
 
-HELD_BYTES = 32 * 2**20  # pages that may stay in memory after they were read
-FAULT_BYTES = 64 * 2**10  # what the system maps around a row that is read: 16 pages
+SMALL_BYTES = 128 * 2**20  # an array up to this size may be in memory as a whole, once all its rows were read
 
 
 def map_npy(path: str | Path) -> Any:
@@ -42,9 +41,9 @@ def map_npy(path: str | Path) -> Any:
 class MappedDataset(Dataset):
     """Arrays that share their first dimension, of which some are mapped files: inputs first, targets last.
 
-    A batch has the types that `as_tensor` gives: float64 as float32, integers as int64, bytes as they are. What was
-    read of a mapped file is let go of again, so that resident memory does not grow with the file. Nothing looks at all
-    the values beforehand: each batch is searched for NaN and infinity as it is read.
+    A batch has the types that `as_tensor` gives: float64 as float32, integers as int64, bytes as they are. Rows of
+    large files are read, not mapped, so that resident memory does not grow with the file. Nothing looks at all the
+    values beforehand: each batch is searched for NaN and infinity as it is read.
 
     Args: `transform`, as for TensorDataset.
     Raises: DataError for lengths that differ or arrays of other things than numbers; and, from `gather`, for a row with
@@ -63,29 +62,39 @@ class MappedDataset(Dataset):
             raise DataError(f"the arrays of a dataset must hold the same number of samples, at least 1; got {lengths}")
         for number, array in enumerate(self.arrays):
             as_tensor(array[:1], f"array {number}")  # or it is of no numbers
-        self._files = [found for found in map(mapped_file, self.arrays) if found is not None]
-        self._row_bytes = sum(max(FAULT_BYTES, array[:1].nbytes) for array in self.arrays)
-        self._held = 0
+        self._rows = [rows_in_file(array) if array.nbytes > SMALL_BYTES else None for array in self.arrays]
 
     def __len__(self) -> int:
         return len(self.arrays[0])
 
     def gather(self, indices: Indices) -> Batch:
         """A copy of the samples, converted."""
-        rows: Any = indices if isinstance(indices, slice) else indices.cpu().numpy()
         found = []
-        for number, array in enumerate(self.arrays):
-            tensor = as_tensor(np.array(array[rows]), f"array {number}")
+        for number in range(len(self.arrays)):
+            tensor = as_tensor(self._values(number, indices), f"array {number}")
             self._require_finite(tensor, number, indices)
             found.append(tensor)
-        self._let_go(len(found[0]))
         return tuple(found)
+
+    def ask_for(self, indices: Indices) -> None:
+        """Have the disk bring samples that are to be gathered soon; returns at once."""
+        for rows in self._rows:
+            if rows is not None:
+                rows.ask_for(indices)
 
     def columns(self, number: int, rows: int = 2**16) -> Iterator[Tensor]:
         """All of one array, some rows at a time."""
         for start in range(0, len(self), rows):
-            yield as_tensor(np.array(self.arrays[number][start : start + rows]), f"array {number}")
-            self._let_go(rows)
+            yield as_tensor(self._values(number, slice(start, start + rows)), f"array {number}")
+
+    def _values(self, number: int, indices: Indices) -> Any:
+        """A copy of rows of one array, as it has them."""
+        array, rows = self.arrays[number], self._rows[number]
+        if rows is not None:
+            return rows.read(indices)
+        if isinstance(indices, slice):
+            return np.array(array[indices])
+        return np.asarray(array).take(indices.cpu().numpy(), axis=0)
 
     def _require_finite(self, tensor: Tensor, number: int, indices: Indices) -> None:
         try:
@@ -96,18 +105,23 @@ class MappedDataset(Dataset):
             at = int(rows[bad][0])
             raise DataError(f"array {number}: row {at} holds NaN or infinity; remove or fill such rows first") from None
 
-    def _let_go(self, rows: int) -> None:
-        """Count what was read, and now and then give the pages back; they stay in the system's cache."""
-        self._held += rows * self._row_bytes
-        if self._held > HELD_BYTES:
-            self._held = 0
-            for file in self._files:
-                file.madvise(mmap.MADV_DONTNEED)
+
+def asked_ahead(dataset: Dataset, index_batches: Iterable[Indices]) -> Iterable[Indices]:
+    """The batches of indices; of mapped files, the disk is asked for each while the step before it is taken."""
+    subsets: list[Subset] = []
+    while isinstance(dataset, Subset):
+        subsets.append(dataset)
+        dataset = dataset.dataset
+    return _asked_ahead(dataset, subsets, index_batches) if isinstance(dataset, MappedDataset) else index_batches
 
 
-def mapped_file(array: Any) -> mmap.mmap | None:
-    """The mapped file behind an array, where its pages may be dropped: not if writes to them are the array's alone."""
-    if not isinstance(array, np.memmap) or array.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
-        return None
-    found = getattr(array, "_mmap", None)
-    return found if isinstance(found, mmap.mmap) else None
+def _asked_ahead(dataset: MappedDataset, subsets: list[Subset], index_batches: Iterable[Indices]) -> Iterator[Indices]:
+    before: list[Indices] = []
+    for indices in index_batches:
+        among_all = indices
+        for subset in subsets:
+            among_all = subset.indices[among_all]
+        dataset.ask_for(among_all)
+        yield from before
+        before = [indices]
+    yield from before
