@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -20,6 +23,8 @@ from clearloop.data.sampler import WeightedSampler
 from clearloop.errors import ModelError
 from clearloop.metrics import mae, r2_score
 from clearloop.sweeping.results import Member, Setting, Sweep
+from clearloop.sweeping.stack import Stack, cross_entropies
+from clearloop.sweeping.training import _Training, batch_seeds
 from clearloop.sweeping.updates import stacked_update
 from clearloop.sweeping.verdict import compare, difference, mean_and_spread
 
@@ -293,12 +298,203 @@ def test_values_may_be_an_array_and_callbacks_that_would_not_act_are_named():
         sweep(learn, 1, lr=0.1, model=batch_normed, quiet=True)
 
 
+def test_any_number_of_threads_gives_the_runs_alone_and_the_same_number_the_same_bits():
+    seen = set()
+
+    def watched(preds, targets):
+        seen.add(torch.get_num_threads())
+        return F.cross_entropy(preds, targets)
+
+    def once(threads):
+        learn = learner(loss_func=watched)
+        learn.prepared()
+        seen.clear()
+        return sweep(learn, 2, lr=[0.1, 0.3], seeds=2, model=batch_normed, threads=threads, quiet=True)
+
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        first, second = once(threads), once(threads)
+        assert (first.threads, seen, torch.get_num_threads()) == (threads, {threads}, before)
+        for member, other in zip(first.members, second.members, strict=True):
+            assert member.values == other.values
+            assert all(torch.equal(tensor, other.weights[key]) for key, tensor in member.weights.items())
+            run = alone(batch_normed, torch.optim.SGD, member.setting.lr, member.seed, 2)
+            assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+def test_the_learners_own_number_of_threads_is_taken_where_none_is_given():
+    learn = learner()
+    learn.threads = 3
+    assert sweep(learn, lr=0.1, model=batch_normed, quiet=True).threads == 3
+
+
+def test_without_a_number_of_epochs_it_is_one():
+    found = sweep(learner(), lr=[0.1, 0.3], seeds=2, model=batch_normed, quiet=True)
+    assert [len(member.values) for member in found.members] == [1] * 4
+
+
+FAULTS = """
+import resource, torch
+from clearloop.sweeping.training import keep_freed_memory
+keep_freed_memory()
+def step():
+    return [torch.ones(5 * 2**18) for _ in range(4)]  # 5 MiB each
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory by other rules")
+def test_the_memory_of_a_step_is_kept_for_the_next():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # pages that the system gave anew; 50,000 if the memory went back to it
+
+
+# -- batches that members share ----------------------------------------------------------------------------------------
+
+
+def test_members_of_a_seed_share_their_batches_and_all_do_where_no_seed_decides_the_order():
+    shuffled, in_order = loaders().train, loaders(shuffle=False).train
+    assert batch_seeds(shuffled, [0, 0, 5, 5]) == [0, 5]
+    assert batch_seeds(shuffled, [0, 0, 5]) == [0, 0, 5]  # one of them was dropped
+    assert batch_seeds(in_order, [0, 0, 5]) == [0]
+    assert batch_seeds(loaders(augment=random_flip, shuffle=False).train, [0, 0, 5]) == [0, 0, 5]
+    drawn = DataLoader(data(), 16, sampler=WeightedSampler(torch.ones(50), 0))
+    assert batch_seeds(drawn, [0, 0, 5]) == [0, 0, 5]
+
+
+def test_where_members_were_dropped_here_and_there_the_others_still_end_as_their_runs_alone():
+    left = [Member(Setting(0.1), 5), Member(Setting(0.1), 0), Member(Setting(0.3), 0)]
+    learn = learner()
+    _Training(learn, left, batch_normed, "constant", 2).run(1, lambda line: None)
+    for member in left:
+        run = alone(batch_normed, torch.optim.SGD, member.setting.lr, member.seed, 2)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
+class Attends(nn.Module):
+    """Attention, whose linear layers are used without being called."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(4, 2), (4,)),
+    "linear without bias, of sequences": (
+        lambda: nn.Sequential(nn.Linear(4, 3, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(15, 2)),
+        (5, 4),
+    ),
+    "norms": (
+        lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 2)),
+        (4,),
+    ),
+    "in place": (lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3), nn.ReLU(inplace=True)), (4,)),
+    "convolutions": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(4, 4, 2, groups=4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)),
+        ),
+        (1, 8, 8),
+    ),
+    "convolutions there and back": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.PReLU(3), nn.ConvTranspose1d(3, 1, 2), nn.Flatten()),
+        (2, 5),
+    ),
+    "attention": (Attends, (3, 4)),
+}
+LOSSES = {
+    "cross-entropy": F.cross_entropy,
+    "smoothed": partial(F.cross_entropy, label_smoothing=0.1),
+    "weighted": partial(F.cross_entropy, weight=torch.tensor([0.5, 2.0])),
+    "squares": F.mse_loss,
+    "Huber's": F.huber_loss,
+    "distances": F.l1_loss,
+}
+
+
+def compare_stacks(make, inputs, loss_func, targets):
+    """Members that share a batch, two by two, against a model of each alone, which autograd goes through."""
+    torch.manual_seed(0)
+    made = [make() for _ in range(2 * len(inputs))]
+    stack = Stack(made, loss_func)
+    found, losses = stack.gradients(inputs.clone(), targets)
+    for number, model in enumerate(made):
+        loss = loss_func(model(inputs[number // 2].clone()), targets[number // 2])
+        loss.backward()
+        assert torch.allclose(losses[number], loss, atol=1e-5)
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(found[name][number], parameter.grad, atol=1e-5), name
+        for name, buffer in model.named_buffers():
+            assert torch.allclose(stack.buffers[name][number].float(), buffer.float(), atol=1e-5), name
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of attention
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_take_a_shared_batch_as_each_would_alone(name, batches):
+    make, shape = LAYERS[name]
+    inputs = torch.randn(batches, 6, *shape, generator=torch.Generator().manual_seed(1))
+    targets = inputs.flatten(2)[:, :, :1].clone()
+    compare_stacks(make, inputs, lambda preds, targets: (preds - targets).square().mean(), targets)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_take_shared_targets_as_each_would_alone(name, batches):
+    loss_func, generator = LOSSES[name], torch.Generator().manual_seed(1)
+    by_class = name in ("cross-entropy", "smoothed", "weighted")
+    targets = torch.randint(2, (batches, 6), generator=generator) if by_class else torch.randn(batches, 6, 2)
+    compare_stacks(lambda: nn.Linear(4, 2), torch.randn(batches, 6, 4, generator=generator), loss_func, targets)
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 5), st.integers(0, 1000))
+def test_stacked_cross_entropies_are_torchs_also_where_targets_are_left_out(members, samples, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    preds = torch.randn(members, samples, classes, generator=generator, dtype=torch.float64)
+    targets = torch.randint(classes, (members, samples), generator=generator)
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
+    expected = torch.stack([F.cross_entropy(*pair) for pair in zip(preds, targets, strict=True)])
+    assert torch.allclose(cross_entropies(preds, targets), expected, equal_nan=True)
+
+
+def test_a_weight_that_no_loss_depends_on_stays_as_it_is_decay_or_not():
+    class Idle(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 3)
+            self.idle = nn.Parameter(torch.ones(2))
+
+    opt_func = partial(torch.optim.SGD, weight_decay=0.5)
+    found = sweep(learner(Idle, opt_func), 1, lr=[0.1, 0.2], seeds=2, model=Idle, quiet=True)
+    for member in found.members:
+        run = alone(Idle, opt_func, member.setting.lr, member.seed, 1)
+        assert torch.equal(member.weights["idle"], run.model.idle)
+        assert np.allclose(member.values, run.recorder.values, atol=2e-5)
+
+
 # -- what cannot be swept ----------------------------------------------------------------------------------------------
 
 
 class Branches(nn.Linear):
     def forward(self, x):
-        return super().forward(x) if x.sum().item() > 0 else super().forward(-x)
+        preds = super().forward(x)
+        return preds if preds.sum().item() > 0 else -preds
+
+
+class Recurs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.last = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.cells(x[:, :, None])[0][:, -1])
 
 
 @pytest.mark.parametrize(
@@ -313,12 +509,14 @@ class Branches(nn.Linear):
         ({}, {"schedule": "steps"}, ConfigError, "schedule must be"),
         ({}, {"by": "f1"}, ConfigError, "by must be one of train_loss, valid_loss, accuracy"),
         ({}, {"model": lambda: nn.Linear(6, 3)}, ConfigError, "another architecture"),
+        ({}, {"threads": 0}, ConfigError, "threads must be 1 or more, got 0"),
         ({}, {"seeds": [-1]}, ConfigError, "seeds must be whole numbers of 0 or more"),
         ({"accumulate": 2}, {}, ConfigError, "accumulate=2"),
         ({"opt_func": torch.optim.RMSprop}, {}, ConfigError, "knows torch's SGD, Adam and AdamW, got RMSprop"),
         ({"opt_func": partial(torch.optim.Adam, amsgrad=True)}, {}, ConfigError, "does not know Adam's amsgrad"),
         ({"opt_func": torch.optim.Adam}, {"momentum": 0.9}, ConfigError, "momentum is swept with SGD"),
         ({"make": lambda: Branches(6, 3)}, {}, ModelError, "cannot be trained as a stack"),
+        ({"make": Recurs}, {}, ModelError, "Batching rule not implemented for aten::gru.*train its members one by one"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(options, kwargs, error, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,8 @@ def sweep(
     plan = make_plan(net, training)
     lrs = numbers("--lr", lr) or [plan.lr]
     decays, momenta = numbers("--weight-decay", weight_decay), numbers("--momentum", momentum)
-    set_threads(threads, default=2 if net.convolves else 1)
+    members = seeds * math.prod(len(values or [None]) for values in (lrs, decays, momenta))
+    set_threads(threads, default=members)  # at most all cores: together, small models keep them busy
     learn = make_learner(open_data(source, net, quiet), net, plan, training, source.seed)
     from clearloop.sweeping.training import sweep as run
 

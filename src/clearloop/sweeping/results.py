@@ -44,11 +44,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep found. `names` says what the columns of `member.values` are; `by`, which of them decides."""
+    """What a sweep found. `names` says what the columns of `member.values` are; `by`, which of them decides.
+
+    The bits are those of the number of CPU `threads`.
+    """
 
     members: list[Member]
     names: list[str]
     by: str
+    threads: int = 1
 
     @property
     def settings(self) -> list[Setting]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from clearloop import rng, schedules
+from clearloop import environment, rng, schedules
 from clearloop.component import describe
 from clearloop.data.augment import sample_keys
 from clearloop.data.loader import DataLoader
+from clearloop.data.resident import on_device, sent
 from clearloop.data.sampler import Sampler, ShuffleSampler, WeightedSampler
 from clearloop.errors import ConfigError, DataError
 from clearloop.history import weighted_mean
@@ -24,7 +25,7 @@ from clearloop.step import pair
 from clearloop.sweeping.results import Member, Setting, Sweep
 from clearloop.sweeping.stack import Stack
 from clearloop.sweeping.updates import StackedUpdate, stacked_update
-from clearloop.tree import length, to_device, tree_map
+from clearloop.tree import length, tree_map
 
 if TYPE_CHECKING:
     from clearloop.learner import Learner
@@ -34,7 +35,7 @@ Shape = Literal["constant", "one-cycle", "cosine"]
 
 def sweep(
     learn: Learner,
-    epochs: int,
+    epochs: int = 1,
     *,
     lr: float | Sequence[float] | None = None,
     weight_decay: float | Sequence[float] | None = None,
@@ -43,6 +44,7 @@ def sweep(
     schedule: Shape = "constant",
     model: Callable[[], nn.Module] | None = None,
     by: str | None = None,
+    threads: int | None = None,
     quiet: bool = False,
 ) -> Sweep:
     """Train a model with every setting and seed at once, and compare the settings.
@@ -60,6 +62,8 @@ def sweep(
         model: makes a new model; needed where the Learner's is not one of `clearloop.models`.
         by: the column that decides, "valid_loss" or a metric; the first metric when None. Of losses, errors and
             distances, by their names, the smaller is better; of anything else the larger.
+        threads: of the CPU, the Learner's when None. Many models keep all cores busy, where one small model is fastest
+            on one. The same number gives the same bits; another, results that agree up to rounding.
         quiet: print nothing; else a line an epoch, the table and the verdict.
 
     Raises: ConfigError for what cannot be swept, ModelError for a model that `torch.func.vmap` cannot follow.
@@ -83,8 +87,12 @@ def sweep(
     idle = [type(callback).__name__ for callback in learn.cbs if callback.recorded and not callback.writes]
     if idle:
         warnings.warn(f"a sweep calls no callbacks, so {', '.join(idle)} will not act on its members", stacklevel=2)
-    _Training(learn, members, model, schedule, epochs).run(lambda line: None if quiet else print(line, flush=True))
-    found = Sweep(members, names, by)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be 1 or more, got {threads}")
+    threads = threads or learn.threads
+    training = _Training(learn, members, model, schedule, epochs)
+    training.run(threads, lambda line: None if quiet else print(line, flush=True))
+    found = Sweep(members, names, by, threads)
     if not quiet:
         print(found.table(), found.verdict if found.ranking else "every member diverged", sep="\n")
     return found
@@ -125,19 +133,33 @@ def sampler_of(train: DataLoader, seed: int) -> Sampler:
     return train.sampler
 
 
+def batch_seeds(train: DataLoader, seeds: list[int]) -> list[int]:
+    """The seeds of the batches that members with these seeds, in order, need: S of them, where S divides K.
+
+    Members of one seed see the same batches, which are gathered once, and go through the model once: so do all, where
+    the order is the same for every seed. But every batch must be that of as many members: where members were dropped
+    here and there, each has its own.
+    """
+    if not (train.shuffle or train.augment is not None or isinstance(train.sampler, WeightedSampler)):
+        return seeds[:1]
+    once = sorted(set(seeds))
+    return once if all(seeds.count(seed) * len(once) == len(seeds) for seed in once) else seeds
+
+
 class _Training:
     """The loop of a sweep: what `Learner.fit` does, for all members at once."""
 
     def __init__(
         self, learn: Learner, members: list[Member], make: Callable[[], nn.Module] | None, shape: Shape, epochs: int
     ) -> None:
-        self.learn, self.alive, self.epochs = learn, list(members), epochs
+        self.learn, self.epochs = learn, epochs
         self.state = learn.prepared()
         require_sweepable(learn)
         train = learn.dls.train
         assert isinstance(train, DataLoader)
         self.train = train
-        self.samplers = [sampler_of(train, member.seed) for member in members]
+        members = sorted(members, key=lambda member: member.seed)  # those that see the same batches, side by side
+        self.alive = members
         self.stack = Stack([self._fresh(member.seed, make) for member in members], self.state.loss_func)
         like = next(iter(self.stack.weights.values()))
         self.update: StackedUpdate = stacked_update(
@@ -153,9 +175,12 @@ class _Training:
         lrs = [member.setting.lr for member in members]
         self.schedules = [kinds[shape](lr, total) if shape in kinds else schedules.constant(lr) for lr in lrs]
 
-    def run(self, say: Callable[[str], None]) -> None:
+    def run(self, threads: int, say: Callable[[str], None]) -> None:
         """Train all epochs; members whose loss is lost are dropped."""
-        with self.learn.conditions(), rng.preserved():  # or the Learner's next fit would go on from our random states
+        keep_freed_memory()
+        say(f"{len(self.alive)} members, CPU threads: {threads}")
+        # Random states: or the Learner's next fit would go on from those of the sweep.
+        with self.learn.conditions(), rng.preserved(), environment.threads(threads):
             torch.manual_seed(self.learn.seed)
             for epoch in range(self.epochs):
                 losses, counts = self._train(epoch)
@@ -176,39 +201,42 @@ class _Training:
 
     def _train(self, epoch: int) -> tuple[list[list[float]], list[list[float]]]:
         """One epoch of all members: losses and sample counts, a list of steps for each member."""
-        orders = torch.stack([sampler.order(epoch) for sampler in self.samplers])  # (K, n)
-        size, steps = self.train.batch_size, len(self.train)
+        seeds = batch_seeds(self.train, [member.seed for member in self.alive])
+        steps, weights = len(self.train), self.stack.weights
+        like = next(iter(weights.values()))
+        lrs = [[lr(epoch * steps + step) for lr in self.schedules] for step in range(steps)]
+        batches = self._batches(seeds, epoch)
         losses, counts = [], []
-        for step in range(steps):
-            indices = orders[:, step * size : (step + 1) * size]  # (K, B)
-            inputs, targets = pair(self._batch(indices, epoch))
+        for lr, (inputs, targets) in zip(torch.tensor(lrs, dtype=like.dtype).to(like.device), batches, strict=True):
             gradients, loss = self.stack.gradients(inputs, targets)
             if self.learn.clip is not None:
                 gradients = clipped(gradients, self.learn.clip)
-            lrs = [schedule(epoch * steps + step) for schedule in self.schedules]
-            self.update(self.stack.weights, gradients, torch.tensor(lrs, dtype=loss.dtype).to(loss.device))
+            self.update(weights, gradients, lr)
             losses.append(loss)
-            if self.state.count is length:
-                counts.append([float(indices.shape[1])] * len(indices))
-            else:  # sums of weights
-                counts.append([float(self.state.count(one(targets, member))) for member in range(len(indices))])
-        return torch.stack(losses).T.tolist(), [list(column) for column in zip(*counts, strict=True)]
+            counts.append(self._counts(targets).repeat_interleave(len(self.alive) // len(seeds)))
+        return torch.stack(losses).T.tolist(), torch.stack(counts).T.tolist()
 
-    def _batch(self, indices: Tensor, epoch: int) -> Any:
-        """The batches of all members: (K, B) indices -> tensors of shape (K, B, …)."""
-        dataset, (members, size) = self.train.dataset, indices.shape
-        batch = to_device(dataset.gather(indices.flatten()), self.learn.device)  # type: ignore[union-attr]
-        if dataset.transform is not None:  # type: ignore[union-attr]
-            batch = dataset.transform(batch)  # type: ignore[union-attr]
-        if self.train.augment is not None:
-            keys = torch.cat(
-                [
-                    sample_keys(member.seed, epoch, row.to(self.learn.device))
-                    for member, row in zip(self.alive, indices, strict=True)
-                ]
-            )
-            batch = (self.train.augment(batch[0], keys), *batch[1:])
-        return tree_map(lambda tensor: tensor.unflatten(0, (members, size)), batch)
+    def _batches(self, seeds: list[int], epoch: int) -> Iterator[tuple[Any, Any]]:
+        """The batches of all seeds, step by step: (inputs, targets) of shape (S, batch_size, …)."""
+        orders = torch.stack([sampler_of(self.train, seed).order(epoch) for seed in seeds])  # (S, n)
+        wanted = orders[:, : len(self.train) * self.train.batch_size].split(self.train.batch_size, dim=1)
+        device, augment = self.learn.device, self.train.augment
+        dataset, numbers = on_device(self.train.dataset, [part.flatten() for part in wanted], device)  # type: ignore[arg-type]
+        for indices in numbers:
+            batch = sent(dataset.gather(indices), device)
+            if dataset.transform is not None:
+                batch = dataset.transform(batch)
+            if augment is not None:
+                rows = zip(seeds, indices.to(device).view(len(seeds), -1), strict=True)  # type: ignore[union-attr]
+                keys = torch.cat([sample_keys(seed, epoch, row) for seed, row in rows])
+                batch = (augment(batch[0], keys), *batch[1:])
+            yield pair(tree_map(lambda tensor: tensor.unflatten(0, (len(seeds), -1)), batch))
+
+    def _counts(self, targets: Any) -> Tensor:
+        """What the mean loss of each of S batches was divided by: (S,)."""
+        if self.state.count is length:
+            return torch.full((length(targets),), float(length(one(targets, 0))))
+        return torch.stack([torch.as_tensor(self.state.count(one(targets, own))) for own in range(length(targets))])
 
     @torch.no_grad()
     def _validate(self) -> list[list[float]]:
@@ -220,9 +248,11 @@ class _Training:
         sums: list[Any] = [0.0] * len(learn.metrics)  # of each metric, for all members: (K, …)
         with rng.preserved():
             for inputs, targets in map(pair, learn.dls.valid.batches(0, device=learn.device)):
-                preds, count = self.stack.preds(inputs), float(self.state.count(targets))
+                count = float(self.state.count(targets))
+                seen, wanted = (tree_map(lambda tensor: tensor[None], part) for part in (inputs, targets))
+                preds = self.stack.preds(seen)
                 samples += count
-                losses += self.stack.losses(preds, targets).double() * count
+                losses += self.stack.losses(preds, wanted).double() * count
                 found = (sums_of(metric, preds, targets, len(members)) for metric in learn.metrics)
                 sums = [total + each for total, each in zip(sums, found, strict=True)]
         means = (losses / samples).tolist()
@@ -237,7 +267,6 @@ class _Training:
             for kept in (self.stack, self.update):
                 kept.keep(torch.tensor(stay, dtype=torch.long, device=self.learn.device))
             self.alive = [self.alive[number] for number in stay]
-            self.samplers = [self.samplers[number] for number in stay]
             self.schedules = [self.schedules[number] for number in stay]
 
     def _fresh(self, seed: int, make: Callable[[], nn.Module] | None) -> nn.Module:
@@ -252,6 +281,15 @@ class _Training:
         if {name: tensor.shape for name, tensor in found.state_dict().items()} != shapes:
             raise ConfigError("model makes another architecture than the Learner's")
         return found
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of a step for the next one, where it would give it back and ask for it anew.
+
+    glibc gives blocks back above a size that follows the largest block freed so far, up to 32 MiB; a block of that size
+    that nobody writes to costs nothing. Stacked gradients are of such sizes: a step of Adam takes a third less time.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def require_sweepable(learn: Learner) -> None:

@@ -75,13 +75,14 @@ class StackedUpdate:
             weight.mul_(1 - lr * decay)
         elif self.decays:
             gradient = torch.addcmul(gradient, decay, weight)
+        if name not in self.first:
+            self.first[name], self.second[name] = torch.zeros_like(weight), torch.zeros_like(weight)
         beta1, beta2 = self.betas
-        mean = self.first.setdefault(name, torch.zeros_like(weight)).lerp_(gradient, 1 - beta1)
-        square = self.second.setdefault(name, torch.zeros_like(weight)).mul_(beta2)
-        square.addcmul_(gradient, gradient, value=1 - beta2)
+        mean = self.first[name].lerp_(gradient, 1 - beta1)
+        square = self.second[name].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (1 - beta2**self.steps) ** 0.5
         size = square.sqrt().div_(scale).add_(self.eps)
-        weight.addcmul_(mean.div(size), lr / (1 - beta1**self.steps), value=-1)
+        weight.addcmul_(torch.div(mean, size, out=size), lr / (1 - beta1**self.steps), value=-1)
 
 
 def spread(values: Tensor, over: Tensor) -> Tensor:
