@@ -54,7 +54,7 @@ lessons: $(VENV)/.installed-test
 	$(BIN)/python lessons/execute.py $(NAMES)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.envs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch comes first and by its exact pin: resolving a range could fetch several large builds.

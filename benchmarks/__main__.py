@@ -12,7 +12,10 @@ import platform
 import sys
 from pathlib import Path
 
-NAMES = ("import_time", "noop", "mlp", "memory", "digits")
+NAMES = (
+    *("import_time", "loader", "noop", "mlp", "sweep", "cnn", "autoencoder", "table", "resnet18", "memory", "digits"),
+    *("time_to_accuracy", "scale"),
+)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -20,8 +23,9 @@ class Tee(io.StringIO):
     """Keeps what is printed, and prints it."""
 
     def write(self, text: str) -> int:
-        sys.__stdout__.write(text)
-        sys.__stdout__.flush()
+        if sys.__stdout__ is not None:
+            sys.__stdout__.write(text)
+            sys.__stdout__.flush()
         return super().write(text)
 
 
