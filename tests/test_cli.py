@@ -38,6 +38,7 @@ TRAIN_OPTIONS = {
         "--patience",
         "--sync-batch-norm",
         "--precision",
+        "--fast",
         "--seed",
         "--valid",
     ),
@@ -218,6 +219,25 @@ def test_options_come_into_the_recipe(data, tmp_path):
     assert callbacks["EarlyStopping"] == {"patience": 5}
     assert callbacks["Checkpoints"]["every"] == "3"
     assert callbacks["Checkpoints"]["keep"] == 4
+
+
+@pytest.mark.filterwarnings("default:compiled steps were asked for")
+def test_without_a_compiler_a_line_says_so_and_the_run_takes_eager_steps(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    plain = clearloop("train", data, "--model", "mlp", "--epochs", "1", "--seed", "1", "--out", "plain")
+    done = clearloop(
+        "train", data, "--model", "mlp", "--epochs", "1", "--seed", "1", "--fast", "compile", "--out", "fast"
+    )
+    assert (plain.code, done.code) == (0, 0), done.err
+    said = [line for line in done.err.splitlines() if line.startswith("note: ")]
+    assert len(said) == 1
+    assert "no C++ compiler 'no-such-compiler': install one" in said[0]
+    assert recipe_of(tmp_path / "fast")["fast"] == "compile"
+    weights = [(tmp_path / run / "predictor" / "model.safetensors").read_bytes() for run in ("plain", "fast")]
+    assert weights[0] == weights[1]
+    refused = clearloop("eject", "fast")
+    assert refused.code != 0
+    assert "the eager engine, got fast='compile'" in " ".join(refused.err.split())
 
 
 @pytest.mark.parametrize(

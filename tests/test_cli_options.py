@@ -45,7 +45,7 @@ FOR: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 }
 FOR_ALL = {
     *("--model", "--epochs", "--lr", "--batch-size", "--opt", "--schedule", "--one-cycle", "--weight-decay"),
-    *("--momentum", "--clip", "--accumulate", "--ema", "--patience", "--precision", "--seed", "--valid"),
+    *("--momentum", "--clip", "--accumulate", "--ema", "--patience", "--precision", "--fast", "--seed", "--valid"),
     *("--device", "--threads", "--out", "--every", "--keep", "--log", "--quiet", "--help"),
     *("--sync-batch-norm", "--print-recipe", "--set"),  # the last with nets of one's own: tests/test_own_models.py
 }

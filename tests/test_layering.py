@@ -34,6 +34,7 @@ BESIDE_CORE = {
     "preflight",
     "distributed",
     "peers",
+    "conveniences",
 }  # outside of its budget, for what users bring and get wrong
 STORAGE = {"packing", "rundir", "recipe", "buildable", "build", "rebuild", "predictor", "predictor_folder", "saving"}
 LAYERS = ["base", "data", "core", "storage", "rim"]
@@ -204,7 +205,7 @@ def test_data_and_core_import_the_rim_in_the_learners_own_methods_alone(path):
     module = module_of(path)
     above = {other for other in ours(path, "function") if layer(other) > layer(module)}
     if LAYERS[layer(module)] in ("base", "data", "core"):
-        assert above <= (FROM_LEARNER if module == "learner" else set())
+        assert above <= (FROM_LEARNER if module in ("learner", "conveniences") else set())
 
 
 @every_file

@@ -15,7 +15,10 @@ from clearloop.errors import NonFiniteError
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: losses are means over samples; `steps` counts all optimizer steps so far; `seconds` is wall clock."""
+    """One epoch: losses are means over samples; `seconds` is wall clock.
+
+    `steps` counts all optimizer steps so far, `fast_steps` those of them that were compiled ones.
+    """
 
     epoch: int
     train_loss: float
@@ -24,6 +27,7 @@ class EpochRecord:
     lr: float
     steps: int
     seconds: float
+    fast_steps: int = 0
 
 
 @dataclass
@@ -54,7 +58,7 @@ class History:
 
     def add_steps(self, losses: Sequence[Tensor], lrs: Sequence[float], counts: Sequence[Any]) -> None:
         """Note K steps; nothing waits for the device."""
-        self.pending += losses
+        self.pending += torch.stack([*losses]).unbind()  # one block of memory: many small ones would hold up large ones
         self.lrs += lrs
         self.counts += counts
 

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from clearloop import adapters, distributed, environment, preflight, rng
 from clearloop.callback import Callback, overriding
 from clearloop.checkpoint import load_train_state, train_state
+from clearloop.conveniences import Conveniences
 from clearloop.data.loader import as_loader, draw_seed
 from clearloop.devices import make_scaler
 from clearloop.errors import ConfigError, RunError
@@ -28,16 +28,12 @@ from clearloop.tree import concatenate, detach, to_device
 from clearloop.weights import snapshot
 
 if TYPE_CHECKING:
-    from clearloop.checks.finding import CheckReport
-    from clearloop.eject import Program
-    from clearloop.predictor import Prediction
     from clearloop.saving import RunWriter
-    from clearloop.verify import Comparison
 
 SPAN_SECONDS = 0.1  # how long steps run on before callbacks that go by the clock are asked
 
 
-class Learner:
+class Learner(Conveniences):
     """Trains a model on data, with a loss and an optimizer; knows at any step how to go on from there.
 
     Args:
@@ -54,7 +50,9 @@ class Learner:
         precision: None (float32), "bf16", or "fp16" with loss scaling (CUDA only): autocast of the forward pass.
         clip: largest norm of all gradients together, or None.
         accumulate: batches whose gradients add up to one step.
-        fast: the engine; "off" is plain PyTorch, step by step.
+        fast: the engine. "off": plain PyTorch, step by step. "compile": whole steps as one compiled program, checked
+            against eager ones, equal to them up to rounding ("compile:8": eight steps a call). "auto": compiled where
+            that saves time.
 
     Raises: ConfigError for arguments that cannot work; ModelError for a model without parameters.
 
@@ -96,7 +94,7 @@ class Learner:
         self.seed = self.team.agree(self.dls, self.model, draw_seed() if seed is None else seed)
         self.precision, self.clip, self.accumulate, self.fast = precision, clip, accumulate, fast
         self.threads = torch.get_num_threads()
-        self.engine = make_engine(fast, self.team)
+        self.engine = make_engine(fast, self.team, precision)
         self.opt = adapters.scaled_groups(opt_func(list(self.model.parameters()), self.lr), self.lr)
         self.scaler = make_scaler(precision, self.device)
         self.history = self.recorder = History()  # `recorder` is the name that courses know
@@ -205,12 +203,12 @@ class Learner:
         train_loss = self.history.mean_loss(since=self.history.steps - self.step)
         valid_loss = valid[0] if valid else None
         metrics = dict(zip((metric.name for metric in self.metrics), valid[1:], strict=False))  # none if not valid
-        lr, steps, seconds = self.history.lrs[-1], self.history.steps, time.perf_counter() - started
+        lr, totals = self.history.lrs[-1], (self.history.steps, time.perf_counter() - started, self.engine.fast_steps)
         with self.interrupts.held():  # schedule, record, cursor and what callbacks make of them belong together
             self.whole = False
             if isinstance(self.schedule, TorchSchedule) and self.schedule.per == "epoch":
                 self.schedule.after_epoch(self._scheduler, train_loss if valid_loss is None else valid_loss)
-            self.history.epochs.append(EpochRecord(self.epoch, train_loss, valid_loss, metrics, lr, steps, seconds))
+            self.history.epochs.append(EpochRecord(self.epoch, train_loss, valid_loss, metrics, lr, *totals))
             self.epoch, self.step = self.epoch + 1, 0
             for callback in overriding(callbacks, "after_epoch"):
                 callback.after_epoch(self)
@@ -245,7 +243,9 @@ class Learner:
         first = self.history.steps - self.plan["first_step"]
         pure = None if isinstance(self.schedule, TorchSchedule) else self.schedule
         lrs = None if pure is None else [pure(step) for step in range(first, first + steps)]
-        losses, counts = self.engine.run(self.prepared(), Span(batches, steps, lrs, self.accumulate))
+        left = (self.plan["last_epoch"] - self.epoch) * self.steps_per_epoch - self.step
+        span = Span(batches, steps, lrs, self.accumulate, self.history.steps, left)
+        losses, counts = self.engine.run(self.prepared(), span)
         self.history.add_steps(losses, lrs or [self.opt.param_groups[0]["lr"]] * steps, counts)
         self.step += steps
         if isinstance(self.schedule, TorchSchedule) and self.schedule.per == "step":
@@ -273,12 +273,6 @@ class Learner:
         preds, targets = concatenate(found)
         return preds, targets
 
-    def predict(self, item: Any) -> Prediction:
-        """Class and probabilities, or the values, for one new item: an image file, a picture, an array."""
-        from clearloop.predictor import Predictor
-
-        return Predictor.of(self)(item)
-
     @contextmanager
     def evaluation(self, callbacks: Sequence[Callback] | None = None) -> Iterator[None]:
         """Evaluation mode for a block, as callbacks want it (averaged weights, say), without a trace in training."""
@@ -299,7 +293,7 @@ class Learner:
         cursor = {"epoch": self.epoch, "step": self.step, "plans": self.plans, "seed": self.seed}
         return {
             **train_state(self.prepared()),
-            "learner": {**cursor, "scheduler": scheduler},
+            "learner": {**cursor, "scheduler": scheduler, "engine": self.engine.state_dict()},
             "random": rng.capture() if self._running else self.random_states,
             "callbacks": {name: callback.state_dict() for name, callback in adapters.by_name(self.cbs).items()},
             "numerics": environment.numerics(self.device, self.threads),
@@ -310,6 +304,7 @@ class Learner:
         load_train_state(self.prepared(), states)
         learner = states["learner"]
         self.epoch, self.step, self.plans, self.seed = (learner[name] for name in ("epoch", "step", "plans", "seed"))
+        self.engine.load_state_dict(learner.get("engine", {}))  # runs of before had no choice
         self.history = self.recorder = history
         self.random_states = states["random"]
         self._scheduler, self._scheduler_state, self.schedule = None, learner["scheduler"], None
@@ -317,72 +312,6 @@ class Learner:
             callback.load_state_dict(states["callbacks"].get(name, {}))
         self.threads = states["numerics"]["threads"]
         environment.warn_of_changes(states["numerics"], environment.numerics(self.device, self.threads))
-
-    def save(self, path: str | Path) -> Path:
-        """Write a run directory: recipe, history, a checkpoint of this moment, and the predictor."""
-        from clearloop.saving import save_run
-
-        return save_run(self, Path(path))
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        dls: Any = None,
-        model: nn.Module | None = None,
-        loss_func: LossFunc | None = None,
-        opt_func: Callable[..., Any] | None = None,
-        metrics: Any = None,
-        cbs: Sequence[Callback] | None = None,
-        device: str | None = None,
-        at: Literal["last", "best"] | int = "last",
-    ) -> Learner:
-        """The Learner of a run directory: at its newest good checkpoint, its best one, or that of a step.
-
-        Args: whatever the recipe cannot build by itself (a model of your own, data in memory) must be given.
-        Raises: RunError, CheckpointError (no good checkpoint, or of another model), ConfigError (a part is missing).
-        """
-        from clearloop.saving import load_run
-
-        parts = {"dls": dls, "model": model, "loss_func": loss_func, "opt_func": opt_func, "metrics": metrics}
-        return load_run(Path(path), at, {**parts, "cbs": cbs, "device": device})
-
-    # -- looking at it ---------------------------------------------------------------------------------------------
-
-    def plot_loss(self, path: str | Path | None = None) -> Any:
-        """Loss and learning rate over steps; returns the matplotlib figure, written to `path` if one is given."""
-        from clearloop.plots import plot_loss
-
-        return plot_loss(self.history, path)
-
-    def lr_find(self, lr_min: float = 1e-6, lr_max: float = 10.0, steps: int = 100) -> Any:
-        """Try learning rates from small to large on a copy of the weights; see `clearloop.lr_find`."""
-        from clearloop.lr_find import lr_find
-
-        return lr_find(self, lr_min, lr_max, steps)
-
-    def check(self, *, lr: float | None = None, quiet: bool = False) -> CheckReport:
-        """What would make a training fail without an error, each with its meaning and remedy; see `clearloop.check`."""
-        from clearloop.checking import check
-
-        return check(self, lr=lr, quiet=quiet)
-
-    def eject(self, rung: int = 7, *, model_expr: Any = None) -> Program:
-        """This run as one plain PyTorch program, on a rung from 1 (all by hand) to 7 (`fit`): print it, or `write` it.
-
-        Args: `model_expr`, how a model of your own was made, such as `"Net(64)"`; see `clearloop.eject`.
-        Raises: EjectError naming what cannot be printed.
-        """
-        from clearloop.eject import eject_learner
-
-        return eject_learner(self, rung, model_expr)
-
-    def verify(self, rung: int = 7, *, model_expr: Any = None) -> list[Comparison]:
-        """Run the ejected program in a process of its own: every loss, metric and the weights, compared."""
-        from clearloop.verify import verify_learner
-
-        return verify_learner(self, rung, model_expr)
 
     def prepared(self) -> TrainState:
         """What steps are taken with; the first time after a look at a batch, to see that all the parts fit."""

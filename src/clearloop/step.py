@@ -109,9 +109,11 @@ class TrainState:
 
 @dataclass
 class Span:
-    """The work of K optimizer steps: an iterator of their batches, and the learning rate of each."""
+    """The work of K optimizer steps: an iterator of their batches, the learning rate of each, and where they stand."""
 
     batches: Iterator[Any]
     steps: int
     lrs: list[float] | None = None  # None leaves the optimizer's own, which a torch scheduler governs
     accumulate: int = 1
+    first: int = 0  # steps of the run before these
+    left: int = 0  # steps from here to the end of the fit

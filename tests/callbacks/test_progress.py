@@ -181,6 +181,22 @@ def test_the_log_gets_the_same_lines() -> None:
     assert len(lines) == 3
 
 
+class SaysIn(cl.Callback):
+    """Lets the engine say something in the middle of an epoch."""
+
+    def before_epoch(self, learn: cl.Learner) -> None:
+        learn.engine.notes.append(f"chosen in epoch {learn.epoch}")
+
+
+def test_what_the_engine_has_to_say_stands_between_the_rows() -> None:
+    stream, lines = io.StringIO(), []
+    learn = make_learner(SaysIn(), Progress(stream, log=lines.append))
+    learn.fit(2, lr=0.1)
+    assert stream.getvalue().splitlines() == lines
+    header, *rows = expected_lines(learn)
+    assert lines == [header, "chosen in epoch 0", rows[0], "chosen in epoch 1", rows[1]]
+
+
 def test_validation_outside_of_a_fit_shows_nothing(monkeypatch: Any) -> None:
     moments = record_moments(monkeypatch)
     stream = io.StringIO()

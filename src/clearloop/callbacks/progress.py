@@ -72,6 +72,7 @@ class Progress(Callback):
         self._gate = Gate(REFRESHES_PER_S, self._clock)
         self._speed = Speed(self._clock)
         self._valid_started, self._valid_s = 0.0, 0.0
+        self._noted = len(learn.engine.notes)
         valid = [] if learn.dls.valid is None else ["valid_loss", *(metric.name for metric in learn.metrics)]
         self._table = Table(list(dict.fromkeys(printable(name) for name in ["epoch", "train_loss", *valid, "time"])))
         header = self._table.line(self._table.names)
@@ -82,7 +83,8 @@ class Progress(Callback):
         self._to_log(header)
         self._speed.start(learn.history.steps)
         if self._gate.opens():
-            self._show(Moment(epoch_label(learn), learn.step, learn.steps_per_epoch, ["starting"]))
+            doing = "starting" if learn.fast in ("off", "auto") else "compiling the step"
+            self._show(Moment(epoch_label(learn), learn.step, learn.steps_per_epoch, [doing]))
 
     def before_epoch(self, learn: Learner) -> None:
         """Measure the speed anew."""
@@ -92,6 +94,7 @@ class Progress(Callback):
         """Look at the losses and draw the bar, if the last time was long enough ago."""
         if self._view is None or not self._gate.opens(PAUSE_S):
             return
+        self._say_notes(learn)
         learn.history.look()  # this waits for the device, and ends the run where the loss is lost
         self._speed.mark(learn.history.steps)
         self._show(self._moment(learn))
@@ -116,6 +119,7 @@ class Progress(Callback):
         """Show the epoch's row."""
         if self._view is None:
             return
+        self._say_notes(learn)
         cells = row_cells(self._table.names, learn.history.epochs[-1])
         line = self._table.line(cells)
         with self._surviving():
@@ -134,6 +138,15 @@ class Progress(Callback):
         self._view = None
         if message is not None:
             self._to_log(message)
+
+    def _say_notes(self, learn: Learner) -> None:
+        """What the engine has to say since the last time: lines between the rows."""
+        notes, self._noted = learn.engine.notes[self._noted :], len(learn.engine.notes)
+        for note in notes:
+            with self._surviving():
+                assert self._view is not None
+                self._view.row([note], note)
+            self._to_log(note)
 
     def _show(self, moment: Moment) -> None:
         with self._surviving():
@@ -500,7 +513,11 @@ class Notebook:
 
     def _bundle(self, rows: list[list[str]], lines: list[str], below: str) -> dict[str, str]:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
-        body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        whole = f' colspan="{len(self.names)}"'  # a note has one cell for all columns
+        body = "\n".join(
+            "<tr>" + "".join(f"<td{whole * (len(row) == 1)}>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        )
         table = (
             f'<table>\n<thead><tr style="text-align: right">{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
         )

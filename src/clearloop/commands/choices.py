@@ -66,6 +66,14 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class Fast(StrEnum):
+    """Engines: plain PyTorch step by step, compiled where that saves time, or compiled."""
+
+    off = "off"
+    auto = "auto"
+    compile = "compile"
+
+
 class Bound(StrEnum):
     """What bounds the outputs of an autoencoder: tanh to (-1, 1), sigmoid to (0, 1)."""
 

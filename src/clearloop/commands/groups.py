@@ -14,6 +14,7 @@ from clearloop.commands.choices import (
     AUTOENCODERS,
     RESNETS,
     Augmentation,
+    Fast,
     Form,
     Model,
     Optimizer,
@@ -146,6 +147,7 @@ class Training:
     patience: options.Patience = None
     sync_batch_norm: options.SyncBatchNorm = False
     precision: options.PrecisionName = None
+    fast: options.FastName = Fast.off
     device: options.Device = "auto"
     threads: options.Threads = None
 

@@ -11,7 +11,18 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from clearloop.commands.choices import Augmentation, Bound, Kind, Log, Model, Optimizer, Precision, Shape, Statistics
+from clearloop.commands.choices import (
+    Augmentation,
+    Bound,
+    Fast,
+    Kind,
+    Log,
+    Model,
+    Optimizer,
+    Precision,
+    Shape,
+    Statistics,
+)
 
 RUNG_HELP = "1: all by hand; 2: parameters(); 3: own optimizer; 4: torch's; 5: Dataset; 6: DataLoaders; 7: fit"
 Data = Annotated[
@@ -117,6 +128,9 @@ SyncBatchNorm = Annotated[
 ]
 Patience = Annotated[int | None, typer.Option(help="stop after so many epochs without a better valid_loss")]
 PrecisionName = Annotated[Precision | None, typer.Option(help="of the forward pass (autocast)")]
+FastName = Annotated[
+    Fast, typer.Option(help="whole steps compiled: equal to eager ones up to rounding; auto: where that saves time")
+]
 Every = Annotated[str, typer.Option(help="save every so many seconds (60s) or steps (100)")]
 Keep = Annotated[int, typer.Option(help="newest checkpoints to keep, besides the best")]
 Logs = Annotated[

@@ -50,6 +50,7 @@ def make_learner(
     return Learner(
         dls, model, loss, opt_func, metrics=metrics, cbs=cbs, seed=seed, device=training.device, clip=training.clip,
         accumulate=training.accumulate, precision=None if training.precision is None else training.precision.value,
+        fast=training.fast.value,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clearloop.data.shares import Shares
 from clearloop.distributed import Team, digest
 from clearloop.engines.eager import EagerEngine, ended
+from clearloop.engines.engine import Engine
 from clearloop.errors import DataError
 from clearloop.guard import evaluating
 from clearloop.step import Span, TrainState, accumulated_step, pair, set_lr, train_step
@@ -34,7 +35,7 @@ class Forward(nn.Module):
         return self.call(inputs)
 
 
-class DistributedEngine:
+class DistributedEngine(Engine):
     """Takes the steps of a span together with the other processes; losses and counts are those of all of them.
 
     A share weighs `its samples * processes / all samples`, as DistributedDataParallel takes the mean over processes. A
@@ -43,6 +44,7 @@ class DistributedEngine:
     """
 
     def __init__(self, team: Team) -> None:
+        super().__init__()
         self.team = team
         self.alone = EagerEngine()  # for what every process does by itself
         self._parts: tuple[Any, ...] = ()

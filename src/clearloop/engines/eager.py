@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from clearloop.engines.engine import Engine
 from clearloop.errors import DataError
 from clearloop.step import Span, TrainState, accumulated_step, pair, set_lr, train_step
 
 
-class EagerEngine:
+class EagerEngine(Engine):
     """Runs a span with plain PyTorch; holds nothing that a checkpoint would need."""
 
     def run(self, state: TrainState, span: Span) -> tuple[list[Tensor], list[Any]]:
