@@ -344,8 +344,6 @@ def test_targets_stand_beside_what_was_measured(work: Workload) -> None:
     fast = {"clearloop, 8 steps a call": 0.5, "floor: the large products": 0.4}
     lines = mlp.targets([case_of(64, names | fast, work), case_of(512, names, work)])
     found = {line[:58].strip(): line[58:].split() for line in lines[2:]}
-    assert found["default / by hand, the same bits, batch 64"] == ["at", "most", "1.05", "1.040", "met"]
-    assert found["default / torch DataLoader, batch 512"] == ["at", "most", "0.5", "0.520", "missed"]
     assert found["fast / floor, batch 64"] == ["at", "most", "1.35", "1.250", "met"]
     assert found["best peer / fast, batch 64"] == ["at", "least", "4", "3.800", "missed"]
     assert found["Keras / fast, batch 64"] == ["at", "least", "7", "16.000", "met"]
