@@ -13,21 +13,8 @@ import sys
 from pathlib import Path
 
 NAMES = (
-    *(
-        "import_time",
-        "loader",
-        "noop",
-        "default_path",
-        "mlp",
-        "sweep",
-        "cnn",
-        "autoencoder",
-        "table",
-        "resnet18",
-        "memory",
-        "digits",
-    ),
-    *("time_to_accuracy", "scale"),
+    *("import_time", "loader", "noop", "default_path", "mlp", "step_profile", "sweep", "cnn", "autoencoder", "table"),
+    *("resnet18", "memory", "digits", "time_to_accuracy", "scale"),
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,6 +25,14 @@ def curve(params):
         yield params["x"] * epochs
 
 
+def slow_curve(params):
+    """The same, with time for a look at the first."""
+    first, *others = curve(params)
+    yield first
+    time.sleep(0.7)
+    yield from others
+
+
 def endless(params):
     """Values without end."""
     while True:

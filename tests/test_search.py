@@ -20,7 +20,7 @@ from clearloop.searching.search import open_book, search
 from clearloop.searching.space import Choice, Integer, Range, Space, parse_space
 from clearloop.searching.trials import Book, Plan, Trial, aligned, best_of, table
 from cli_tools import clearloop, process, write_idx
-from search_objectives import booth, curve, endless, grumpy, without_ax
+from search_objectives import booth, curve, endless, grumpy, slow_curve, without_ax
 
 UNIT = {"x": Range(0, 1)}
 # Enough for a trial of the command line: a few hundred digits, one epoch.
@@ -238,7 +238,7 @@ def test_an_interrupted_search_notes_what_was_cut_and_goes_on_with_it(tmp_path, 
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        run(book, runner(curve, 0, no_folder), points, trails=interrupted)
+        run(book, runner(slow_curve, 0, no_folder), points, trails=interrupted)
     again = Book.read(tmp_path)
     assert [trial.state for trial in again.trials] == ["done", "cut"]
     reported = run(again, runner(curve, 0, no_folder), points[2:], wanted=3)
